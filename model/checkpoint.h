@@ -1,0 +1,93 @@
+// Read-only view of a gpt-oss checkpoint directory in any public layout: transformers MXFP4 (what the hub carries),
+// transformers bfloat16, and OpenAI's original. All are presented under transformers' names and shapes, without copying:
+// tensors are views of the memory-mapped files.
+// Shapes: E experts, O output features, I input features, G = I / 32.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+#include "model/config.h"
+#include "model/mxfp4.h"
+#include "model/safetensors.h"
+
+namespace ossature {
+
+/// How a checkpoint names its tensors.
+enum class Layout { kHf, kOpenAi };
+
+/// A weight of all experts of a layer: either MXFP4 or dense [E, O, I] (for transformers' bfloat16 layout, which stores
+/// [E, I, O], a transposed view).
+struct ExpertWeight {
+  Mxfp4Tensor packed;  // defined if the checkpoint is MXFP4
+  at::Tensor dense;    // defined otherwise
+
+  [[nodiscard]] bool is_packed() const { return packed.blocks.defined(); }
+  [[nodiscard]] std::int64_t num_experts() const { return is_packed() ? packed.num_experts() : dense.size(0); }
+  [[nodiscard]] std::int64_t out_features() const { return is_packed() ? packed.out_features() : dense.size(1); }
+  [[nodiscard]] std::int64_t in_features() const { return is_packed() ? packed.in_features() : dense.size(2); }
+};
+
+/// Maps the files and checks names, shapes and dtypes of every tensor against the configuration when opened; touches no
+/// tensor bytes. Copies share the mappings. Safe to share between threads.
+class Checkpoint {
+ public:
+  /// `dir` holds config.json and *.safetensors (one file, or shards with model.safetensors.index.json). OpenAI's layout may
+  /// also lie in `dir`/original. Throws CheckpointError on anything missing, unknown, misshapen or given twice.
+  explicit Checkpoint(const std::filesystem::path& dir);
+
+  [[nodiscard]] const std::filesystem::path& dir() const;
+  [[nodiscard]] const ModelConfig& config() const;
+  [[nodiscard]] Layout layout() const;
+  /// Whether the experts are stored in MXFP4.
+  [[nodiscard]] bool is_mxfp4() const;
+  /// Bytes of all tensors as stored.
+  [[nodiscard]] std::int64_t stored_bytes() const;
+  /// Number of weights (an MXFP4 weight counts once; its scales not).
+  [[nodiscard]] std::int64_t num_parameters() const;
+
+  /// A tensor that is not an expert weight, by transformers' name ("model.layers.0.self_attn.q_proj.weight",
+  /// "model.layers.0.mlp.experts.gate_up_proj_bias", ...). As stored (bfloat16 or float32), on the CPU, not copied; keeps
+  /// the mapping alive and must not be written to. Throws CheckpointError if absent.
+  [[nodiscard]] at::Tensor tensor(std::string_view name) const;
+
+  /// "model.layers.N.mlp.experts.gate_up_proj" or "...down_proj", [E, O, I] once decoded.
+  /// Throws CheckpointError if absent. Scale bytes are checked by check_scales.
+  [[nodiscard]] ExpertWeight expert_weight(std::string_view name) const;
+
+  /// Throws CheckpointError if an MXFP4 scale byte is over kMxfp4MaxScale. Reads all scales (1/17 of the experts).
+  void check_scales() const;
+
+  /// Every file of the checkpoint, in the order in which they were opened.
+  [[nodiscard]] const std::vector<std::shared_ptr<const SafetensorsFile>>& files() const;
+
+  /// Asks the kernel to read layer `n` ahead of its use.
+  void prefetch_layer(std::int64_t n) const;
+  /// Tells the kernel that the pages of layer `n` may go; they are read again when needed.
+  void release_layer(std::int64_t n) const;
+
+ private:
+  struct Contents;
+  std::shared_ptr<const Contents> contents_;
+};
+
+/// Names (transformers') and shapes of every tensor that `config` has, expert weights as [E, O, I] under their plain name.
+/// In the order of the hub's files: layers by name, then embedding, norm, head.
+struct TensorShape {
+  std::string name;
+  std::vector<std::int64_t> shape;
+  bool is_expert_weight = false;
+};
+[[nodiscard]] std::vector<TensorShape> tensor_shapes(const ModelConfig& config);
+
+/// A tensor that wraps `bytes` of `file` without copying and keeps the file alive.
+[[nodiscard]] at::Tensor wrap(const std::shared_ptr<const SafetensorsFile>& file, const TensorInfo& info);
+
+}  // namespace ossature
