@@ -1,0 +1,20 @@
+// The subcommands of the program, one file each. A function adds its subcommand, options and callback to `app`; the
+// callback throws what train/main.cpp maps to an exit code. Results go to stdout, everything else to stderr.
+#pragma once
+
+namespace CLI {
+class App;
+}
+
+namespace ossature {
+
+void register_init(CLI::App& app);
+void register_prepare(CLI::App& app);
+void register_train(CLI::App& app);
+void register_eval(CLI::App& app);
+void register_generate(CLI::App& app);
+void register_export(CLI::App& app);
+void register_inspect(CLI::App& app);
+void register_recipes(CLI::App& app);
+
+}  // namespace ossature

@@ -1,0 +1,21 @@
+// What ends a run early. The program maps each to an exit code (train/main.cpp).
+#pragma once
+
+#include <stdexcept>
+
+namespace ossature {
+
+/// The loss or the gradient norm is not a finite number; nothing was updated with it. Exit code 4.
+class NonFiniteError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The user asked to stop (SIGINT, SIGTERM) and the run has been left in a state from which it can resume. Exit code
+/// 130.
+class InterruptedError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace ossature

@@ -1,0 +1,122 @@
+// A recipe: everything that decides a training run. Read from YAML and from `key=value` arguments, written back in full
+// into the run folder. The names of the YAML keys are those of the members; their documentation, ranges and the
+// defaults that a reader sees stand in one table, train/recipe_keys.cpp.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace ossature {
+
+/// A recipe or an argument that changes it is wrong. what() lists every error found, one a line:
+/// `file:line:column: what was found; what was expected`, or `argument "key=value": ...`. Exit code 2.
+class RecipeError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+enum class Device { kAuto, kCpu, kCuda };
+enum class ComputeDtype { kBFloat16, kFloat32 };
+enum class TrainMode { kLora, kFull };
+enum class LrScheduler { kConstant, kLinear, kCosine };
+enum class Recompute { kAuto, kOn, kOff };
+
+/// The low-rank adapter. Names and meaning are PEFT's (LoraConfig), so adapter_config.json is a copy.
+struct LoraOptions {
+  std::int64_t r = 8;
+  double lora_alpha = 16;
+  double lora_dropout = 0;
+  bool use_rslora = false;
+  std::vector<std::string> target_modules{"q_proj", "k_proj", "v_proj", "o_proj"};
+  std::vector<std::string> target_parameters{"mlp.experts.gate_up_proj", "mlp.experts.down_proj"};
+  std::vector<std::int64_t> layers_to_transform;     // empty: all
+  std::map<std::string, std::int64_t> rank_pattern;  // module or parameter name -> r
+  std::map<std::string, double> alpha_pattern;       // module or parameter name -> lora_alpha
+  std::optional<std::filesystem::path> init_from;    // adapter to start from
+
+  bool operator==(const LoraOptions&) const = default;
+};
+
+/// Relative paths are relative to the directory that the program runs in, not to the recipe.
+struct Recipe {
+  std::filesystem::path base_model;
+  std::filesystem::path output_dir;
+  Device device = Device::kAuto;
+  ComputeDtype dtype = ComputeDtype::kBFloat16;
+  LoraOptions lora;
+
+  struct Data {
+    std::filesystem::path train;
+    std::optional<std::filesystem::path> validation;
+    std::int64_t sequence_length = 4096;  // tokens of a row; longer samples are cut
+    bool packing = true;
+    bool shuffle = true;
+    bool operator==(const Data&) const = default;
+  } data;
+
+  struct Train {
+    TrainMode mode = TrainMode::kLora;
+    std::int64_t micro_batch_size = 1;             // rows of sequence_length tokens computed at once
+    std::int64_t gradient_accumulation_steps = 8;  // micro-batches of an optimizer step
+    double epochs = 1;
+    std::optional<std::int64_t> max_steps;  // ends the run before `epochs` do
+    double learning_rate = 2e-4;
+    LrScheduler lr_scheduler = LrScheduler::kCosine;
+    std::int64_t warmup_steps = 10;
+    double min_lr_ratio = 0.1;
+    double weight_decay = 0;
+    double adam_beta1 = 0.9;
+    double adam_beta2 = 0.999;
+    double adam_epsilon = 1e-8;
+    double max_grad_norm = 1.0;
+    Recompute recompute = Recompute::kAuto;
+    std::int64_t mxfp4_finish_steps =
+        0;  // full mode: the last steps see the experts rounded to MXFP4, straight through
+    std::int64_t seed = 0;
+    std::optional<std::int64_t> threads;  // null: all processors
+    bool operator==(const Train&) const = default;
+  } train;
+
+  struct Evaluation {
+    std::optional<std::int64_t> every_steps = 100;  // null: only at the end
+    std::optional<std::int64_t> early_stopping_patience;
+    bool operator==(const Evaluation&) const = default;
+  } evaluation;
+
+  struct Checkpointing {
+    std::optional<std::int64_t> every_steps = 100;  // null: only at the end
+    std::int64_t keep = 3;
+    bool operator==(const Checkpointing&) const = default;
+  } checkpoint;
+
+  bool operator==(const Recipe&) const = default;
+};
+
+/// Reads `file` and applies `overrides` ("train.learning_rate=1e-4", lists as YAML flow "lora.target_modules=[q_proj]";
+/// the last of equal keys wins). The result is valid. Throws RecipeError with everything that is wrong in both.
+[[nodiscard]] Recipe read_recipe(const std::filesystem::path& file, std::span<const std::string> overrides = {});
+
+/// Reads `text` as read_recipe reads a file; `name` stands for the file in messages.
+[[nodiscard]] Recipe parse_recipe(const std::string& text, const std::string& name,
+                                  std::span<const std::string> overrides = {});
+
+/// Something about a recipe that no single key shows.
+struct RecipeProblem {
+  std::string key;   // the key to change, "train.warmup_steps"
+  std::string what;  // "what was found; what was expected"
+};
+
+/// Checks that keys agree with each other; the range of each by itself is checked as it is read. Empty if all is well.
+[[nodiscard]] std::vector<RecipeProblem> validate(const Recipe& recipe);
+
+/// Every key with its value, as YAML that reads back to an equal recipe, to the last bit of every number. A full-mode
+/// recipe has no lora section.
+[[nodiscard]] std::string to_yaml(const Recipe& recipe);
+
+}  // namespace ossature
