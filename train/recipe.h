@@ -108,8 +108,8 @@ struct Recipe {
 
 /// Something about a recipe that no single key shows.
 struct RecipeProblem {
-  std::string key;   // the key to change, "train.warmup_steps"
-  std::string what;  // "what was found; what was expected"
+  std::vector<std::string> keys;  // the keys that disagree; the message stands at the first
+  std::string what;               // "what was found; what was expected"
 };
 
 /// Checks that keys agree with each other; the range of each by itself is checked as it is read. Empty if all is well.

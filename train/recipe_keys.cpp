@@ -1,0 +1,438 @@
+#include "train/recipe_keys.h"
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+#include <utility>
+
+namespace ossature {
+namespace {
+
+/// The values that a numeric key allows.
+struct Range {
+  double low = -std::numeric_limits<double>::infinity();
+  bool low_included = true;
+  double high = std::numeric_limits<double>::infinity();
+  bool high_included = true;
+
+  [[nodiscard]] bool holds(double value) const {
+    return (low_included ? value >= low : value > low) && (high_included ? value <= high : value < high);
+  }
+};
+
+constexpr double kInfinity = std::numeric_limits<double>::infinity();
+constexpr Range at_least(double low) {
+  return {low, true, kInfinity, true};
+}
+constexpr Range above(double low) {
+  return {low, false, kInfinity, true};
+}
+constexpr Range between(double low, double high) {
+  return {low, true, high, true};
+}
+constexpr Range below_one() {
+  return {0, true, 1, false};
+}
+
+std::string write_number(double value) {
+  std::array<char, 32> buffer{};
+  const auto end = std::to_chars(buffer.data(), buffer.data() + buffer.size(), value).ptr;
+  return {buffer.data(), end};
+}
+
+std::string describe(const Range& range) {
+  std::string text;
+  if (range.low != -kInfinity) text += (range.low_included ? " >= " : " > ") + write_number(range.low);
+  if (range.high != kInfinity)
+    text += (text.empty() ? "" : " and") + std::string(range.high_included ? " <= " : " < ") + write_number(range.high);
+  return text;
+}
+
+constexpr std::array<std::pair<std::string_view, Device>, 3> names_of(Device /*unused*/) {
+  return {{{"auto", Device::kAuto}, {"cpu", Device::kCpu}, {"cuda", Device::kCuda}}};
+}
+constexpr std::array<std::pair<std::string_view, ComputeDtype>, 2> names_of(ComputeDtype /*unused*/) {
+  return {{{"bfloat16", ComputeDtype::kBFloat16}, {"float32", ComputeDtype::kFloat32}}};
+}
+constexpr std::array<std::pair<std::string_view, TrainMode>, 2> names_of(TrainMode /*unused*/) {
+  return {{{"lora", TrainMode::kLora}, {"full", TrainMode::kFull}}};
+}
+constexpr std::array<std::pair<std::string_view, LrScheduler>, 3> names_of(LrScheduler /*unused*/) {
+  return {{{"constant", LrScheduler::kConstant}, {"linear", LrScheduler::kLinear}, {"cosine", LrScheduler::kCosine}}};
+}
+constexpr std::array<std::pair<std::string_view, Recompute>, 3> names_of(Recompute /*unused*/) {
+  return {{{"auto", Recompute::kAuto}, {"on", Recompute::kOn}, {"off", Recompute::kOff}}};
+}
+
+/// How a value of type T is described, read and written. Enums here, other types below.
+template <class T>
+struct Codec {
+  static_assert(std::is_enum_v<T>);
+  static std::string expected(const Range& /*unused*/) {
+    std::string text;
+    for (const auto& [name, value] : names_of(T{})) text += (text.empty() ? "" : " | ") + std::string(name);
+    return text;
+  }
+  static bool read(const YamlNode& node, const Range& /*unused*/, T& out) {
+    for (const auto& [name, value] : names_of(T{})) {
+      if (node.kind != YamlNode::Kind::kScalar || node.text != name) continue;
+      out = value;
+      return true;
+    }
+    return false;
+  }
+  static std::string write(T written) {
+    std::string text;
+    for (const auto& [name, value] : names_of(T{})) {
+      if (value == written) text = name;
+    }
+    return text;
+  }
+};
+
+/// Reads all of a plain scalar as a number.
+template <class T>
+bool read_number(const YamlNode& node, const Range& range, T& out) {
+  if (node.kind != YamlNode::Kind::kScalar || node.quoted) return false;
+  const char* begin = node.text.data();
+  const char* end = begin + node.text.size();
+  if (node.text.starts_with('+') && !node.text.starts_with("+-")) ++begin;
+  T value{};
+  const auto [stop, error] = std::from_chars(begin, end, value);
+  if (error != std::errc() || stop != end) return false;
+  if (!std::isfinite(static_cast<double>(value)) || !range.holds(static_cast<double>(value))) return false;
+  out = value;
+  return true;
+}
+
+template <>
+struct Codec<std::int64_t> {
+  static std::string expected(const Range& range) { return "an integer" + describe(range); }
+  static bool read(const YamlNode& node, const Range& range, std::int64_t& out) {
+    return read_number(node, range, out);
+  }
+  static std::string write(std::int64_t value) { return std::to_string(value); }
+};
+
+template <>
+struct Codec<double> {
+  static std::string expected(const Range& range) { return "a number" + describe(range); }
+  static bool read(const YamlNode& node, const Range& range, double& out) { return read_number(node, range, out); }
+  static std::string write(double value) { return write_number(value); }
+};
+
+template <>
+struct Codec<bool> {
+  static std::string expected(const Range& /*unused*/) { return "true | false"; }
+  static bool read(const YamlNode& node, const Range& /*unused*/, bool& out) {
+    if (node.kind != YamlNode::Kind::kScalar || node.quoted || (node.text != "true" && node.text != "false"))
+      return false;
+    out = node.text == "true";
+    return true;
+  }
+  static std::string write(bool value) { return value ? "true" : "false"; }
+};
+
+template <>
+struct Codec<std::string> {
+  static std::string expected(const Range& /*unused*/) { return "a text"; }
+  static bool read(const YamlNode& node, const Range& /*unused*/, std::string& out) {
+    if (node.kind != YamlNode::Kind::kScalar || node.text.empty()) return false;
+    out = node.text;
+    return true;
+  }
+  static std::string write(const std::string& value) { return yaml_string(value); }
+};
+
+template <>
+struct Codec<std::filesystem::path> {
+  static std::string expected(const Range& /*unused*/) { return "a path"; }
+  static bool read(const YamlNode& node, const Range& range, std::filesystem::path& out) {
+    std::string text;
+    if (!Codec<std::string>::read(node, range, text)) return false;
+    out = text;
+    return true;
+  }
+  static std::string write(const std::filesystem::path& value) { return yaml_string(value.string()); }
+};
+
+template <class T>
+struct Codec<std::optional<T>> {
+  static std::string expected(const Range& range) { return Codec<T>::expected(range) + ", or null"; }
+  static bool read(const YamlNode& node, const Range& range, std::optional<T>& out) {
+    if (node.kind == YamlNode::Kind::kNull) {
+      out.reset();
+      return true;
+    }
+    T value{};
+    if (!Codec<T>::read(node, range, value)) return false;
+    out = value;
+    return true;
+  }
+  static std::string write(const std::optional<T>& value) { return value ? Codec<T>::write(*value) : "null"; }
+};
+
+template <class T>
+struct Codec<std::vector<T>> {
+  static std::string expected(const Range& range) { return "a list, each " + Codec<T>::expected(range); }
+  static bool read(const YamlNode& node, const Range& range, std::vector<T>& out) {
+    if (node.kind != YamlNode::Kind::kList) return false;
+    std::vector<T> values(node.items.size());
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      if (!Codec<T>::read(node.items[i], range, values[i])) return false;
+    }
+    out = std::move(values);
+    return true;
+  }
+  static std::string write(const std::vector<T>& values) {
+    std::string text;
+    for (const T& value : values) text += (text.empty() ? "" : ", ") + Codec<T>::write(value);
+    return "[" + text + "]";
+  }
+};
+
+template <class T>
+struct Codec<std::map<std::string, T>> {
+  static std::string expected(const Range& range) {
+    return "a map from names, each value " + Codec<T>::expected(range);
+  }
+  static bool read(const YamlNode& node, const Range& range, std::map<std::string, T>& out) {
+    if (node.kind != YamlNode::Kind::kMap) return false;
+    std::map<std::string, T> values;
+    for (const auto& [key, node_value] : node.entries) {
+      std::string name;
+      T value{};
+      if (!Codec<std::string>::read(key, {}, name) || !Codec<T>::read(node_value, range, value)) return false;
+      if (!values.emplace(name, value).second) return false;
+    }
+    out = std::move(values);
+    return true;
+  }
+  static std::string write(const std::map<std::string, T>& values) {
+    std::string text;
+    for (const auto& [name, value] : values)
+      text += (text.empty() ? "" : ", ") + yaml_string(name) + ": " + Codec<T>::write(value);
+    return "{" + text + "}";
+  }
+};
+
+/// The key at `path` whose value is the member that `member` returns of a recipe.
+template <class Member>
+RecipeKey key(std::string path, std::string doc, Member member, Range range = {}) {
+  using T = std::remove_cvref_t<decltype(member(std::declval<Recipe&>()))>;
+  RecipeKey result;
+  result.path = std::move(path);
+  result.expected = Codec<T>::expected(range);
+  result.doc = std::move(doc);
+  result.set = [member, range](const YamlNode& node, Recipe& recipe) {
+    return Codec<T>::read(node, range, member(recipe));
+  };
+  result.get = [member](const Recipe& recipe) { return Codec<T>::write(member(recipe)); };
+  return result;
+}
+
+RecipeKey required(RecipeKey key) {
+  key.required = true;
+  return key;
+}
+
+std::vector<RecipeKey> make_keys() {
+  return {
+      required(key(
+          "base_model", "Checkpoint directory of the model to adapt, in any public layout",
+          [](auto& r) -> auto& { return r.base_model; })),
+      required(key(
+          "output_dir", "Run folder to create: metrics, checkpoints, the adapter",
+          [](auto& r) -> auto& { return r.output_dir; })),
+      key(
+          "device", "Where to compute; auto takes CUDA if there is a GPU", [](auto& r) -> auto& { return r.device; }),
+      key(
+          "dtype", "Compute type; float32 for checks of parity", [](auto& r) -> auto& { return r.dtype; }),
+
+      key(
+          "lora.r", "Rank; more adapts more and costs memory linearly", [](auto& r) -> auto& { return r.lora.r; },
+          between(1, 4096)),
+      key(
+          "lora.lora_alpha", "The update is scaled by lora_alpha / r",
+          [](auto& r) -> auto& { return r.lora.lora_alpha; }, above(0)),
+      key(
+          "lora.lora_dropout", "Share of the adapter's inputs set to zero in training",
+          [](auto& r) -> auto& { return r.lora.lora_dropout; }, below_one()),
+      key(
+          "lora.use_rslora", "Scale by lora_alpha / sqrt(r) instead",
+          [](auto& r) -> auto& { return r.lora.use_rslora; }),
+      key(
+          "lora.target_modules", "Linear layers to adapt, by the end of their name",
+          [](auto& r) -> auto& { return r.lora.target_modules; }),
+      key(
+          "lora.target_parameters", "Expert parameters to adapt, by the end of their name",
+          [](auto& r) -> auto& { return r.lora.target_parameters; }),
+      key(
+          "lora.layers_to_transform", "Layers to adapt, from 0; [] adapts all",
+          [](auto& r) -> auto& { return r.lora.layers_to_transform; }, at_least(0)),
+      key(
+          "lora.rank_pattern", "Other ranks for some targets, by the end of their name",
+          [](auto& r) -> auto& { return r.lora.rank_pattern; }, between(1, 4096)),
+      key(
+          "lora.alpha_pattern", "Other lora_alpha for some targets, by the end of their name",
+          [](auto& r) -> auto& { return r.lora.alpha_pattern; }, above(0)),
+      key(
+          "lora.init_from", "Adapter directory to start from instead of a new adapter",
+          [](auto& r) -> auto& { return r.lora.init_from; }),
+
+      required(key(
+          "data.train", "Token file made by `ossature prepare`", [](auto& r) -> auto& { return r.data.train; })),
+      key(
+          "data.validation", "Token file that is evaluated and never learned",
+          [](auto& r) -> auto& { return r.data.validation; }),
+      key(
+          "data.sequence_length", "Tokens of a row; longer samples are cut",
+          [](auto& r) -> auto& { return r.data.sequence_length; }, between(2, 131072)),
+      key(
+          "data.packing", "Put several samples into a row; they never see each other",
+          [](auto& r) -> auto& { return r.data.packing; }),
+      key(
+          "data.shuffle", "New order of the samples in each epoch", [](auto& r) -> auto& { return r.data.shuffle; }),
+
+      key(
+          "train.mode", "Train an adapter, or all weights of a bfloat16 checkpoint",
+          [](auto& r) -> auto& { return r.train.mode; }),
+      key(
+          "train.micro_batch_size", "Rows computed at once", [](auto& r) -> auto& { return r.train.micro_batch_size; },
+          at_least(1)),
+      key(
+          "train.gradient_accumulation_steps", "Micro-batches of an optimizer step",
+          [](auto& r) -> auto& { return r.train.gradient_accumulation_steps; }, at_least(1)),
+      key(
+          "train.epochs", "Passes over the data", [](auto& r) -> auto& { return r.train.epochs; }, above(0)),
+      key(
+          "train.max_steps", "Optimizer steps after which to end, if the epochs have not",
+          [](auto& r) -> auto& { return r.train.max_steps; }, at_least(1)),
+      key(
+          "train.learning_rate", "Largest learning rate", [](auto& r) -> auto& { return r.train.learning_rate; },
+          Range{0, false, 1, true}),
+      key(
+          "train.lr_scheduler", "Shape of the learning rate after the warm-up",
+          [](auto& r) -> auto& { return r.train.lr_scheduler; }),
+      key(
+          "train.warmup_steps", "Steps in which the learning rate rises to its largest",
+          [](auto& r) -> auto& { return r.train.warmup_steps; }, at_least(0)),
+      key(
+          "train.min_lr_ratio", "Learning rate at the end, as a share of the largest",
+          [](auto& r) -> auto& { return r.train.min_lr_ratio; }, between(0, 1)),
+      key(
+          "train.weight_decay", "AdamW's decoupled weight decay", [](auto& r) -> auto& { return r.train.weight_decay; },
+          at_least(0)),
+      key(
+          "train.adam_beta1", "AdamW's beta1", [](auto& r) -> auto& { return r.train.adam_beta1; }, below_one()),
+      key(
+          "train.adam_beta2", "AdamW's beta2", [](auto& r) -> auto& { return r.train.adam_beta2; }, below_one()),
+      key(
+          "train.adam_epsilon", "AdamW's epsilon", [](auto& r) -> auto& { return r.train.adam_epsilon; }, above(0)),
+      key(
+          "train.max_grad_norm", "Gradients are scaled down to this norm",
+          [](auto& r) -> auto& { return r.train.max_grad_norm; }, above(0)),
+      key(
+          "train.recompute", "Recompute layers in the backward pass: less memory, a third more time",
+          [](auto& r) -> auto& { return r.train.recompute; }),
+      key(
+          "train.mxfp4_finish_steps", "Full mode: last steps trained with experts rounded to MXFP4",
+          [](auto& r) -> auto& { return r.train.mxfp4_finish_steps; }, at_least(0)),
+      key(
+          "train.seed", "Decides the adapter's first values, the order of the data and dropout",
+          [](auto& r) -> auto& { return r.train.seed; }, at_least(0)),
+      key(
+          "train.threads", "Processor threads; null takes all", [](auto& r) -> auto& { return r.train.threads; },
+          between(1, 4096)),
+
+      key(
+          "evaluation.every_steps", "Steps between evaluations; null evaluates at the end only",
+          [](auto& r) -> auto& { return r.evaluation.every_steps; }, at_least(1)),
+      key(
+          "evaluation.early_stopping_patience", "Evaluations without a better loss after which to end",
+          [](auto& r) -> auto& { return r.evaluation.early_stopping_patience; }, at_least(1)),
+
+      key(
+          "checkpoint.every_steps", "Steps between checkpoints; null saves at the end only",
+          [](auto& r) -> auto& { return r.checkpoint.every_steps; }, at_least(1)),
+      key(
+          "checkpoint.keep", "Newest checkpoints to keep", [](auto& r) -> auto& { return r.checkpoint.keep; },
+          at_least(1)),
+  };
+}
+
+/// Letters to insert, delete, replace, or swap with their neighbour (optimal string alignment).
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::vector<std::size_t>> cost(a.size() + 1, std::vector<std::size_t>(b.size() + 1));
+  for (std::size_t i = 0; i <= a.size(); ++i) {
+    for (std::size_t j = 0; j <= b.size(); ++j) {
+      if (i == 0 || j == 0) {
+        cost[i][j] = i + j;
+        continue;
+      }
+      const std::size_t replaced = cost[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
+      cost[i][j] = std::min({cost[i - 1][j] + 1, cost[i][j - 1] + 1, replaced});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1])
+        cost[i][j] = std::min(cost[i][j], cost[i - 2][j - 2] + 1);
+    }
+  }
+  return cost[a.size()][b.size()];
+}
+
+std::string_view section_of(std::string_view path) {
+  const std::size_t dot = path.find('.');
+  return dot == std::string_view::npos ? std::string_view() : path.substr(0, dot);
+}
+
+std::string_view name_of(std::string_view path) {
+  return path.substr(path.find('.') + 1);
+}
+
+}  // namespace
+
+std::string_view RecipeKey::section() const {
+  return section_of(path);
+}
+std::string_view RecipeKey::name() const {
+  return name_of(path);
+}
+
+const std::vector<RecipeKey>& recipe_keys() {
+  static const std::vector<RecipeKey> keys = make_keys();
+  return keys;
+}
+
+const RecipeKey* find_recipe_key(std::string_view path) {
+  const auto& keys = recipe_keys();
+  const auto found = std::find_if(keys.begin(), keys.end(), [&](const RecipeKey& key) { return key.path == path; });
+  return found == keys.end() ? nullptr : &*found;
+}
+
+std::string nearest_recipe_key(std::string_view path) {
+  path = path.substr(0, 100);  // nothing longer is near
+  const std::size_t letters = name_of(path).size();
+  // Twice the letters to change, plus one for another section, so that a right name in a wrong section beats a
+  // misspelling.
+  std::size_t nearest = 2 * std::max<std::size_t>(letters / 3, letters >= 3 ? 1 : 0) + 2;
+  std::string found;
+  for (const RecipeKey& key : recipe_keys()) {
+    const std::size_t moved =
+        2 * edit_distance(name_of(path), key.name()) + (section_of(path) == key.section() ? 0 : 1);
+    const std::size_t cost = std::min(moved, 2 * edit_distance(path, key.path));
+    if (cost >= nearest) continue;
+    nearest = cost;
+    found = key.path;
+  }
+  for (const RecipeKey& key : recipe_keys()) {
+    const std::size_t cost = 2 * edit_distance(path, key.section());
+    if (key.section().empty() || cost >= nearest) continue;
+    nearest = cost;
+    found = key.section();
+  }
+  return found;
+}
+
+}  // namespace ossature
