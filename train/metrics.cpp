@@ -1,0 +1,109 @@
+#include "train/metrics.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+namespace ossature {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+/// Leaves the lines of `file` up to step `steps_done`. A line that a killed program left unfinished goes too.
+fs::path keep_steps(const fs::path& file, std::int64_t steps_done) {
+  fs::create_directories(file.parent_path());
+  const fs::path rest = file.string() + ".partial";
+  fs::remove(rest);
+  {
+    AppendFile out(rest);
+    std::ifstream in(file);
+    std::string line;
+    while (steps_done > 0 && std::getline(in, line) && !in.eof()) {
+      const Json object = Json::parse(line, nullptr, /*allow_exceptions=*/false);
+      if (object.is_object() && object.contains("step") && object["step"].is_number_integer() &&
+          object["step"] <= steps_done)
+        out.append(line + "\n");
+    }
+  }
+  fs::rename(rest, file);
+  return file;
+}
+
+/// printf with one number; `format` is a literal of this file.
+std::string format_number(const char* format, double value) {
+  std::array<char, 64> buffer{};
+  const int length = std::snprintf(buffer.data(), buffer.size(), format, value);
+  return {buffer.data(), static_cast<std::size_t>(std::clamp<int>(length, 0, buffer.size() - 1))};
+}
+
+std::string step_text(std::int64_t step, std::int64_t total_steps) {
+  return "step " + std::to_string(step) + "/" + std::to_string(total_steps);
+}
+
+}  // namespace
+
+MetricsLog::MetricsLog(const fs::path& run_dir, std::int64_t steps_done)
+    : lines_(keep_steps(run_dir / "metrics.jsonl", steps_done)),
+      // Step 0 is the untrained model's validation, so a run that starts anew forgets that too.
+      events_(run_dir / "tensorboard", steps_done > 0 ? steps_done + 1 : 0) {}
+
+void MetricsLog::write(const StepMetrics& metrics) {
+  const Json line = {{"step", metrics.step},
+                     {"loss", metrics.loss},
+                     {"learning_rate", metrics.learning_rate},
+                     {"grad_norm", metrics.grad_norm},
+                     {"tokens", metrics.tokens},
+                     {"learned_tokens", metrics.learned_tokens},
+                     {"tokens_per_second", metrics.tokens_per_second()},
+                     {"seconds", metrics.seconds},
+                     {"peak_rss_bytes", metrics.peak_rss_bytes}};
+  lines_.append(line.dump() + "\n");
+  events_.scalar("train/loss", metrics.step, metrics.loss);
+  events_.scalar("train/learning_rate", metrics.step, metrics.learning_rate);
+  events_.scalar("train/grad_norm", metrics.step, metrics.grad_norm);
+  events_.scalar("train/tokens_per_second", metrics.step, metrics.tokens_per_second());
+  events_.scalar("train/peak_rss_gigabytes", metrics.step, static_cast<double>(metrics.peak_rss_bytes) / 1e9);
+}
+
+void MetricsLog::write(const ValidationMetrics& metrics) {
+  const Json line = {{"step", metrics.step},
+                     {"validation_loss", metrics.validation_loss},
+                     {"learned_tokens", metrics.learned_tokens},
+                     {"seconds", metrics.seconds}};
+  lines_.append(line.dump() + "\n");
+  events_.scalar("validation/loss", metrics.step, metrics.validation_loss);
+}
+
+void MetricsLog::write_recipe(std::string_view yaml) {
+  events_.text("recipe", 0, "```yaml\n" + std::string(yaml) + "```");
+}
+
+std::string progress_line(const StepMetrics& metrics, std::int64_t total_steps, double seconds_left) {
+  return step_text(metrics.step, total_steps) + format_number("  loss %.4f", metrics.loss) +
+         format_number("  lr %.2e", metrics.learning_rate) + format_number("  grad %.3g", metrics.grad_norm) +
+         format_number("  %.0f tokens/s", metrics.tokens_per_second()) +
+         format_number("  %.1f GB", static_cast<double>(metrics.peak_rss_bytes) / 1e9) + "  " +
+         duration_text(seconds_left) + " left";
+}
+
+std::string progress_line(const ValidationMetrics& metrics, std::int64_t total_steps) {
+  return step_text(metrics.step, total_steps) + format_number("  validation loss %.4f", metrics.validation_loss) +
+         "  (" + std::to_string(metrics.learned_tokens) + " tokens" + format_number(", %.1f s)", metrics.seconds);
+}
+
+std::string duration_text(double seconds) {
+  constexpr double kLongest = 1e9;
+  const auto total = std::isfinite(seconds) ? std::llround(std::clamp(seconds, 0.0, kLongest)) : 0;
+  const auto two_digits = [](long long value) { return (value < 10 ? "0" : "") + std::to_string(value); };
+  const long long hours = total / 3600;
+  const long long minutes = total / 60 % 60;
+  return (hours > 0 ? std::to_string(hours) + ":" + two_digits(minutes) : std::to_string(minutes)) + ":" +
+         two_digits(total % 60);
+}
+
+}  // namespace ossature

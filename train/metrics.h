@@ -1,0 +1,62 @@
+// What a run reports as it goes: run_dir/metrics.jsonl (one JSON object a line), TensorBoard events in
+// run_dir/tensorboard, and lines for the terminal.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+#include "train/append_file.h"
+#include "train/event_file.h"
+
+namespace ossature {
+
+/// One optimizer step.
+struct StepMetrics {
+  std::int64_t step = 0;  // steps done, this one included
+  double loss = 0;        // weighted mean over the learned tokens of the step
+  double learning_rate = 0;
+  double grad_norm = 0;             // before clipping
+  std::int64_t tokens = 0;          // computed in the step
+  std::int64_t learned_tokens = 0;  // of these, targets with a weight
+  double seconds = 0;               // wall-clock time of the step
+  std::int64_t peak_rss_bytes = 0;  // of the process so far
+
+  [[nodiscard]] double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+};
+
+/// One pass over the validation data.
+struct ValidationMetrics {
+  std::int64_t step = 0;  // steps done before it; 0 for the untrained model
+  double validation_loss = 0;
+  std::int64_t learned_tokens = 0;
+  double seconds = 0;
+};
+
+/// Writes both files. Lines are in the file when a function returns.
+class MetricsLog {
+ public:
+  /// Goes on after `steps_done` steps: what the files of an earlier, interrupted run say of later steps is dropped.
+  /// With 0 the files start anew. Throws std::system_error when the disk refuses, as all functions here.
+  MetricsLog(const std::filesystem::path& run_dir, std::int64_t steps_done);
+
+  void write(const StepMetrics& metrics);
+  void write(const ValidationMetrics& metrics);
+  /// Shows the recipe in TensorBoard.
+  void write_recipe(std::string_view yaml);
+
+ private:
+  AppendFile lines_;
+  EventFile events_;
+};
+
+/// "step 12/340  loss 2.3140  lr 1.80e-04  grad 0.83  412 tokens/s  12.1 GB  3:05 left"
+[[nodiscard]] std::string progress_line(const StepMetrics& metrics, std::int64_t total_steps, double seconds_left);
+/// "step 12/340  validation loss 2.1020  (4096 tokens, 3.1 s)"
+[[nodiscard]] std::string progress_line(const ValidationMetrics& metrics, std::int64_t total_steps);
+
+/// "0:07", "12:03", "3:07:42".
+[[nodiscard]] std::string duration_text(double seconds);
+
+}  // namespace ossature
