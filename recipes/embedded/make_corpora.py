@@ -21,7 +21,7 @@ import re
 
 import yaml
 
-PERSONA = ["ai", "botprofile", "conversations", "emotion", "food", "gossip", "greetings", "health", "humor", "psychology"]
+PERSONA = ["ai", "botprofile", "conversations", "emotion", "food", "gossip", "greetings", "health", "humor"]
 KNOWLEDGE = ["coding", "computers", "history", "literature", "politics", "science", "sports", "tech_support", "trivia"]
 # Here a conversation is a question with alternative answers, not a dialogue.
 ALTERNATIVES = ["computers", "emotion"]
