@@ -1,7 +1,7 @@
 // Read-only view of a gpt-oss checkpoint directory in any public layout: transformers MXFP4 (what the hub carries),
-// transformers bfloat16, and OpenAI's original. All are presented under transformers' names and shapes, without copying:
-// tensors are views of the memory-mapped files.
-// Shapes: E experts, O output features, I input features, G = I / 32.
+// transformers bfloat16, and OpenAI's original. All are presented under transformers' names and shapes, without
+// copying: tensors are views of the memory-mapped files. Shapes: E experts, O output features, I input features, G = I
+// / 32.
 #pragma once
 
 #include <cstdint>
@@ -39,8 +39,8 @@ struct ExpertWeight {
 /// tensor bytes. Copies share the mappings. Safe to share between threads.
 class Checkpoint {
  public:
-  /// `dir` holds config.json and *.safetensors (one file, or shards with model.safetensors.index.json). OpenAI's layout may
-  /// also lie in `dir`/original. Throws CheckpointError on anything missing, unknown, misshapen or given twice.
+  /// `dir` holds config.json and *.safetensors (one file, or shards with model.safetensors.index.json). OpenAI's layout
+  /// may also lie in `dir`/original. Throws CheckpointError on anything missing, unknown, misshapen or given twice.
   explicit Checkpoint(const std::filesystem::path& dir);
 
   [[nodiscard]] const std::filesystem::path& dir() const;
@@ -54,8 +54,8 @@ class Checkpoint {
   [[nodiscard]] std::int64_t num_parameters() const;
 
   /// A tensor that is not an expert weight, by transformers' name ("model.layers.0.self_attn.q_proj.weight",
-  /// "model.layers.0.mlp.experts.gate_up_proj_bias", ...). As stored (bfloat16 or float32), on the CPU, not copied; keeps
-  /// the mapping alive and must not be written to. Throws CheckpointError if absent.
+  /// "model.layers.0.mlp.experts.gate_up_proj_bias", ...). As stored (bfloat16 or float32), on the CPU, not copied;
+  /// keeps the mapping alive and must not be written to. Throws CheckpointError if absent.
   [[nodiscard]] at::Tensor tensor(std::string_view name) const;
 
   /// "model.layers.N.mlp.experts.gate_up_proj" or "...down_proj", [E, O, I] once decoded.
@@ -78,8 +78,8 @@ class Checkpoint {
   std::shared_ptr<const Contents> contents_;
 };
 
-/// Names (transformers') and shapes of every tensor that `config` has, expert weights as [E, O, I] under their plain name.
-/// In the order of the hub's files: layers by name, then embedding, norm, head.
+/// Names (transformers') and shapes of every tensor that `config` has, expert weights as [E, O, I] under their plain
+/// name. In the order of the hub's files: layers by name, then embedding, norm, head.
 struct TensorShape {
   std::string name;
   std::vector<std::int64_t> shape;

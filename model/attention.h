@@ -1,0 +1,58 @@
+// Causal attention with sinks over a flat token axis: samples lie one after another without padding, and no token sees
+// another sample. gpt-oss alternates layers that see the last `sliding_window` tokens with layers that see all.
+// Shapes: T tokens, Hq query heads, Hk key and value heads (Hq a multiple of Hk), D head dimension.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <ATen/core/Tensor.h>
+
+namespace ossature {
+
+/// Where the samples of a flat token axis begin. Built once a batch and shared by all layers.
+class SequenceLayout {
+ public:
+  /// `sample_offsets` [S + 1]: first 0, non-decreasing, last T. `window` is the model's sliding_window.
+  SequenceLayout(std::span<const std::int64_t> sample_offsets, std::int64_t window);
+
+  [[nodiscard]] std::int64_t num_tokens() const { return offsets_.back(); }
+  [[nodiscard]] const std::vector<std::int64_t>& offsets() const { return offsets_; }
+  [[nodiscard]] std::int64_t window() const { return window_; }
+  /// int64 [T]: 0 at the first token of each sample.
+  [[nodiscard]] const at::Tensor& positions() const { return positions_; }
+
+  /// Queries are taken in blocks of block_size() against the keys of the same block and the `window() - 1` before it,
+  /// rounded up to padding() keys.
+  [[nodiscard]] std::int64_t block_size() const { return block_size_; }
+  [[nodiscard]] std::int64_t num_blocks() const { return num_blocks_; }
+  [[nodiscard]] std::int64_t padding() const { return window_; }
+  /// Additive mask [num_blocks, 1, block_size, padding + block_size] float32: 0 where a query may look, -inf elsewhere.
+  [[nodiscard]] const at::Tensor& window_mask() const { return window_mask_; }
+
+ private:
+  std::vector<std::int64_t> offsets_;
+  std::int64_t window_;
+  std::int64_t block_size_;
+  std::int64_t num_blocks_;
+  at::Tensor positions_;
+  at::Tensor window_mask_;
+};
+
+/// softmax over [q.k * scale of the keys a token may see, sink] without the sink's own column, times v.
+/// q [T, Hq, D], k and v [T, Hk, D], all in one dtype (bfloat16 or float32); sinks [Hq] float32, raw logits that
+/// `scale` does not touch. Returns [T, Hq, D]. Differentiable in all four.
+///
+/// On the CPU this is the flash kernel: a sink only adds exp(s) to the softmax's denominator, so with the kernel's
+/// output o and log-sum-exp l the result is o * sigmoid(l - s), and its backward with l' = logaddexp(l, s) is exact.
+[[nodiscard]] at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                   const at::Tensor& sinks, const SequenceLayout& layout, bool sliding, double scale);
+
+/// The same by an explicit softmax over [T, T] scores, one sample at a time. For devices without the kernel and as a
+/// judge.
+[[nodiscard]] at::Tensor attention_explicit(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                            const at::Tensor& sinks, const SequenceLayout& layout, bool sliding,
+                                            double scale);
+
+}  // namespace ossature

@@ -1,0 +1,354 @@
+#include "model/checkpoint.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <numeric>
+#include <optional>
+#include <set>
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+namespace ossature {
+namespace {
+
+namespace fs = std::filesystem;
+using File = std::shared_ptr<const SafetensorsFile>;
+
+struct Stored {
+  File file;
+  const TensorInfo* info = nullptr;
+};
+using StoredTensors = std::map<std::string, Stored, std::less<>>;
+
+std::string to_text(const std::vector<std::int64_t>& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+/// The files that the index names, or the one file, or else every *.safetensors there is (OpenAI's shards have no
+/// index).
+std::vector<fs::path> files_of(const fs::path& dir) {
+  const fs::path index = dir / "model.safetensors.index.json";
+  if (fs::exists(index)) {
+    std::ifstream in(index);
+    const auto json = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
+    if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
+      throw CheckpointError(index.string() + ": no \"weight_map\" object found; copy the file anew");
+    }
+    std::set<fs::path> names;
+    for (const auto& [tensor, file] : json["weight_map"].items()) {
+      if (!file.is_string() || fs::path(file.get<std::string>()).filename() != fs::path(file.get<std::string>())) {
+        throw CheckpointError(index.string() + ": weight_map[\"" + tensor + "\"] is not the name of a file beside it");
+      }
+      names.insert(dir / file.get<std::string>());
+    }
+    for (const fs::path& name : names) {
+      if (!fs::exists(name)) {
+        throw CheckpointError(index.string() + ": names " + name.filename().string() +
+                              ", which is not there; copy that shard");
+      }
+    }
+    return {names.begin(), names.end()};
+  }
+  if (fs::exists(dir / "model.safetensors")) return {dir / "model.safetensors"};
+  std::set<fs::path> names;
+  for (const auto& entry : fs::directory_iterator(dir)) {
+    if (entry.path().extension() == ".safetensors") names.insert(entry.path());
+  }
+  return {names.begin(), names.end()};
+}
+
+bool has_safetensors(const fs::path& dir) {
+  if (!fs::is_directory(dir)) return false;
+  for (const auto& entry : fs::directory_iterator(dir)) {
+    if (entry.path().extension() == ".safetensors") return true;
+  }
+  return false;
+}
+
+/// OpenAI's name of a tensor given by transformers' name; q, k and v are parts of one there.
+std::string openai_name(const std::string& name) {
+  if (name == "model.embed_tokens.weight") return "embedding.weight";
+  if (name == "model.norm.weight") return "norm.scale";
+  if (name == "lm_head.weight") return "unembedding.weight";
+  static const std::map<std::string, std::string> kParts = {
+      {"input_layernorm.weight", "attn.norm.scale"},
+      {"self_attn.q_proj.weight", "attn.qkv.weight"},
+      {"self_attn.k_proj.weight", "attn.qkv.weight"},
+      {"self_attn.v_proj.weight", "attn.qkv.weight"},
+      {"self_attn.q_proj.bias", "attn.qkv.bias"},
+      {"self_attn.k_proj.bias", "attn.qkv.bias"},
+      {"self_attn.v_proj.bias", "attn.qkv.bias"},
+      {"self_attn.o_proj.weight", "attn.out.weight"},
+      {"self_attn.o_proj.bias", "attn.out.bias"},
+      {"self_attn.sinks", "attn.sinks"},
+      {"post_attention_layernorm.weight", "mlp.norm.scale"},
+      {"mlp.router.weight", "mlp.gate.weight"},
+      {"mlp.router.bias", "mlp.gate.bias"},
+      {"mlp.experts.gate_up_proj", "mlp.mlp1_weight"},
+      {"mlp.experts.gate_up_proj_bias", "mlp.mlp1_bias"},
+      {"mlp.experts.down_proj", "mlp.mlp2_weight"},
+      {"mlp.experts.down_proj_bias", "mlp.mlp2_bias"},
+  };
+  const auto dot = name.find('.', std::string("model.layers.").size());
+  const std::string layer = name.substr(std::string("model.layers.").size(), dot - std::string("model.layers.").size());
+  return "block." + layer + "." + kParts.at(name.substr(dot + 1));
+}
+
+/// Rows of OpenAI's joint qkv tensor that belong to `name`: first and count; count 0 if `name` is no part of one.
+std::pair<std::int64_t, std::int64_t> qkv_rows(const std::string& name, const ModelConfig& config) {
+  const auto q = config.query_size(), kv = config.key_value_size();
+  if (name.find(".q_proj.") != std::string::npos) return {0, q};
+  if (name.find(".k_proj.") != std::string::npos) return {q, kv};
+  if (name.find(".v_proj.") != std::string::npos) return {q + kv, kv};
+  return {0, 0};
+}
+
+}  // namespace
+
+struct Checkpoint::Contents {
+  fs::path dir;
+  ModelConfig config;
+  Layout layout = Layout::kHf;
+  bool mxfp4 = true;
+  std::vector<File> files;
+  StoredTensors stored;
+  std::int64_t num_parameters = 0;
+
+  [[nodiscard]] std::string stored_name(const std::string& name) const {
+    return layout == Layout::kOpenAi ? openai_name(name) : name;
+  }
+  [[nodiscard]] std::string blocks_name(const std::string& name) const {
+    return stored_name(name) + (layout == Layout::kOpenAi ? ".blocks" : "_blocks");
+  }
+  [[nodiscard]] std::string scales_name(const std::string& name) const {
+    return stored_name(name) + (layout == Layout::kOpenAi ? ".scales" : "_scales");
+  }
+
+  [[nodiscard]] const Stored& at(std::string_view name) const {
+    const auto found = stored.find(name);
+    if (found == stored.end()) throw CheckpointError(dir.string() + ": no tensor " + std::string(name));
+    return found->second;
+  }
+  [[nodiscard]] at::Tensor tensor(std::string_view name) const {
+    const Stored& found = at(name);
+    return wrap(found.file, *found.info);
+  }
+
+  void open_files() {
+    const auto paths = files_of(dir);
+    if (paths.empty())
+      throw CheckpointError(dir.string() + ": no *.safetensors file; a checkpoint directory holds at least one");
+    for (const fs::path& path : paths) {
+      files.push_back(SafetensorsFile::open(path));
+      for (const TensorInfo& info : files.back()->tensors()) {
+        if (!stored.try_emplace(info.name, Stored{files.back(), &info}).second) {
+          throw CheckpointError(path.string() + ": tensor " + info.name + " is also in " +
+                                stored.find(info.name)->second.file->path().filename().string() + "; keep one of them");
+        }
+      }
+    }
+  }
+
+  /// Checks one expected tensor and notes that its name was used.
+  void expect(const std::string& name, std::vector<std::int64_t> shape, bool packed,
+              std::set<std::string>& used) const {
+    const auto found = stored.find(name);
+    if (found == stored.end()) {
+      throw CheckpointError(dir.string() + ": tensor " + name + " is missing; expected " + to_text(shape) +
+                            ". The files are incomplete or config.json is of another model");
+    }
+    const TensorInfo& info = *found->second.info;
+    const std::string where = found->second.file->path().string() + ": " + name;
+    if (info.shape != shape) {
+      throw CheckpointError(where + ": shape " + to_text(info.shape) + ", expected " + to_text(shape) +
+                            " by config.json");
+    }
+    const bool fits = packed ? info.dtype == DType::kU8 : info.dtype == DType::kBF16 || info.dtype == DType::kF32;
+    if (!fits) {
+      throw CheckpointError(where + ": dtype " + std::string(dtype_name(info.dtype)) + ", expected " +
+                            (packed ? "U8" : "BF16 or F32"));
+    }
+    used.insert(name);
+  }
+
+  void check_tensors() {
+    std::set<std::string> used;
+    for (const TensorShape& tensor : tensor_shapes(config)) {
+      num_parameters += std::accumulate(tensor.shape.begin(), tensor.shape.end(), std::int64_t{1}, std::multiplies<>());
+      std::vector<std::int64_t> shape = tensor.shape;
+      if (tensor.is_expert_weight) {
+        const auto e = shape[0], out = shape[1], in = shape[2];
+        if (mxfp4) {
+          expect(blocks_name(tensor.name), {e, out, in / kMxfp4BlockSize, kMxfp4BlockBytes}, true, used);
+          expect(scales_name(tensor.name), {e, out, in / kMxfp4BlockSize}, true, used);
+        } else {
+          expect(stored_name(tensor.name), {e, in, out}, false, used);
+        }
+        continue;
+      }
+      if (layout == Layout::kOpenAi && qkv_rows(tensor.name, config).second > 0) {
+        shape[0] = config.query_size() + 2 * config.key_value_size();
+      }
+      expect(stored_name(tensor.name), shape, false, used);
+    }
+    for (const auto& [name, where] : stored) {
+      if (used.count(name) == 0) {
+        throw CheckpointError(
+            where.file->path().string() + ": tensor " + name +
+            " is not part of a gpt-oss model with this config.json; remove it or fix num_hidden_layers");
+      }
+    }
+  }
+
+  /// Calls advise(first byte, bytes) for each stored tensor of layer n.
+  void advise_layer(std::int64_t n, int advice) const {
+    const std::string prefix = (layout == Layout::kOpenAi ? "block." : "model.layers.") + std::to_string(n) + ".";
+    static const auto kPage = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
+    for (auto it = stored.lower_bound(prefix); it != stored.end() && it->first.starts_with(prefix); ++it) {
+      const auto bytes = it->second.file->bytes(*it->second.info);
+      auto first = reinterpret_cast<std::uintptr_t>(bytes.data());
+      auto last = first + bytes.size();
+      if (advice == MADV_DONTNEED) {
+        // Only pages that are wholly ours: a neighbour may be in use.
+        first = (first + kPage - 1) / kPage * kPage;
+        last = last / kPage * kPage;
+      } else {
+        first = first / kPage * kPage;
+      }
+      if (first < last) madvise(reinterpret_cast<void*>(first), last - first, advice);
+    }
+  }
+};
+
+Checkpoint::Checkpoint(const fs::path& dir) {
+  auto contents = std::make_shared<Contents>();
+  contents->dir = dir;
+  if (!fs::is_directory(dir)) {
+    throw CheckpointError(dir.string() +
+                          ": not a directory; give the directory that holds config.json and *.safetensors");
+  }
+  if (!has_safetensors(dir) && has_safetensors(dir / "original")) contents->dir = dir / "original";
+  contents->config = read_config(contents->dir / "config.json");
+  contents->open_files();
+  const std::string gate_up = "model.layers.0.mlp.experts.gate_up_proj";
+  contents->layout = contents->stored.count("embedding.weight") > 0 ? Layout::kOpenAi : Layout::kHf;
+  contents->mxfp4 = contents->layout == Layout::kOpenAi || contents->stored.count(gate_up) == 0;
+  contents->check_tensors();
+  contents_ = std::move(contents);
+}
+
+const fs::path& Checkpoint::dir() const {
+  return contents_->dir;
+}
+const ModelConfig& Checkpoint::config() const {
+  return contents_->config;
+}
+Layout Checkpoint::layout() const {
+  return contents_->layout;
+}
+bool Checkpoint::is_mxfp4() const {
+  return contents_->mxfp4;
+}
+std::int64_t Checkpoint::num_parameters() const {
+  return contents_->num_parameters;
+}
+const std::vector<File>& Checkpoint::files() const {
+  return contents_->files;
+}
+
+std::int64_t Checkpoint::stored_bytes() const {
+  std::int64_t sum = 0;
+  for (const auto& [name, stored] : contents_->stored)
+    sum += static_cast<std::int64_t>(stored.info->end - stored.info->begin);
+  return sum;
+}
+
+at::Tensor Checkpoint::tensor(std::string_view name) const {
+  const std::string text(name);
+  if (contents_->layout == Layout::kOpenAi) {
+    const auto [first, count] = qkv_rows(text, contents_->config);
+    const at::Tensor whole = contents_->tensor(openai_name(text));
+    return count > 0 ? whole.narrow(0, first, count) : whole;
+  }
+  return contents_->tensor(text);
+}
+
+ExpertWeight Checkpoint::expert_weight(std::string_view name) const {
+  const std::string text(name);
+  if (contents_->mxfp4) {
+    return {{contents_->tensor(contents_->blocks_name(text)), contents_->tensor(contents_->scales_name(text))}, {}};
+  }
+  return {{}, contents_->tensor(contents_->stored_name(text)).transpose(1, 2)};
+}
+
+void Checkpoint::check_scales() const {
+  for (const auto& [name, stored] : contents_->stored) {
+    if (!name.ends_with("scales")) continue;
+    const at::Tensor scales = wrap(stored.file, *stored.info);
+    const auto largest = scales.numel() > 0 ? scales.max().item<std::uint8_t>() : 0;
+    if (largest > kMxfp4MaxScale) {
+      throw CheckpointError(stored.file->path().string() + ": " + name + ": holds the scale byte " +
+                            std::to_string(largest) + "; at most " + std::to_string(kMxfp4MaxScale) +
+                            " is a number in bfloat16. The file is damaged");
+    }
+  }
+}
+
+void Checkpoint::prefetch_layer(std::int64_t n) const {
+  contents_->advise_layer(n, MADV_WILLNEED);
+}
+void Checkpoint::release_layer(std::int64_t n) const {
+  contents_->advise_layer(n, MADV_DONTNEED);
+}
+
+std::vector<TensorShape> tensor_shapes(const ModelConfig& config) {
+  const auto hidden = config.hidden_size, inner = config.intermediate_size, experts = config.num_local_experts;
+  const auto q = config.query_size(), kv = config.key_value_size();
+  // The hub's shards hold layers in the order of their names: 0, 1, 10, 11, ..., 2, 20, ...
+  std::vector<std::string> layers;
+  for (std::int64_t n = 0; n < config.num_hidden_layers; ++n) layers.push_back(std::to_string(n));
+  std::sort(layers.begin(), layers.end());
+  std::vector<TensorShape> shapes;
+  for (const std::string& n : layers) {
+    const std::string p = "model.layers." + n + ".";
+    shapes.push_back({p + "input_layernorm.weight", {hidden}});
+    shapes.push_back({p + "mlp.experts.down_proj", {experts, hidden, inner}, true});
+    shapes.push_back({p + "mlp.experts.down_proj_bias", {experts, hidden}});
+    shapes.push_back({p + "mlp.experts.gate_up_proj", {experts, 2 * inner, hidden}, true});
+    shapes.push_back({p + "mlp.experts.gate_up_proj_bias", {experts, 2 * inner}});
+    shapes.push_back({p + "mlp.router.bias", {experts}});
+    shapes.push_back({p + "mlp.router.weight", {experts, hidden}});
+    shapes.push_back({p + "post_attention_layernorm.weight", {hidden}});
+    shapes.push_back({p + "self_attn.k_proj.bias", {kv}});
+    shapes.push_back({p + "self_attn.k_proj.weight", {kv, hidden}});
+    shapes.push_back({p + "self_attn.o_proj.bias", {hidden}});
+    shapes.push_back({p + "self_attn.o_proj.weight", {hidden, q}});
+    shapes.push_back({p + "self_attn.q_proj.bias", {q}});
+    shapes.push_back({p + "self_attn.q_proj.weight", {q, hidden}});
+    shapes.push_back({p + "self_attn.sinks", {config.num_attention_heads}});
+    shapes.push_back({p + "self_attn.v_proj.bias", {kv}});
+    shapes.push_back({p + "self_attn.v_proj.weight", {kv, hidden}});
+  }
+  shapes.push_back({"model.embed_tokens.weight", {config.vocab_size, hidden}});
+  shapes.push_back({"model.norm.weight", {hidden}});
+  shapes.push_back({"lm_head.weight", {config.vocab_size, hidden}});
+  return shapes;
+}
+
+at::Tensor wrap(const File& file, const TensorInfo& info) {
+  const std::map<DType, at::ScalarType> kTypes = {
+      {DType::kBool, at::kBool}, {DType::kU8, at::kByte},   {DType::kI8, at::kChar},  {DType::kI16, at::kShort},
+      {DType::kI32, at::kInt},   {DType::kI64, at::kLong},  {DType::kF16, at::kHalf}, {DType::kBF16, at::kBFloat16},
+      {DType::kF32, at::kFloat}, {DType::kF64, at::kDouble}};
+  // LibTorch has no tensors of constant data; whoever writes to this one faults on the read-only mapping.
+  auto* data = const_cast<std::byte*>(file->bytes(info).data());
+  return at::from_blob(
+      data, info.shape, [file](void*) {}, at::TensorOptions().dtype(kTypes.at(info.dtype)));
+}
+
+}  // namespace ossature

@@ -1,0 +1,93 @@
+#include "model/head.h"
+
+#include <ATen/ATen.h>
+#include <torch/csrc/autograd/autograd.h>
+
+namespace ossature {
+namespace {
+
+/// Float32 logits held at once: large enough for full-speed products, small beside the model.
+constexpr std::int64_t kChunkBytes = 128 << 20;
+
+std::int64_t chunk_rows(const Transformer& transformer) {
+  return std::max<std::int64_t>(1, kChunkBytes / (transformer.lm_head.size(0) * 4));
+}
+
+}  // namespace
+
+Targets targets_of(std::span<const std::int32_t> tokens, std::span<const float> loss_weights,
+                   std::span<const std::int64_t> sample_offsets) {
+  std::vector<std::int64_t> rows, targets;
+  std::vector<float> weights;
+  Targets result;
+  for (std::size_t s = 0; s + 1 < sample_offsets.size(); ++s) {
+    for (auto t = sample_offsets[s] + 1; t < sample_offsets[s + 1]; ++t) {
+      const auto i = static_cast<std::size_t>(t);
+      if (loss_weights[i] == 0.0f) continue;
+      rows.push_back(t - 1);
+      targets.push_back(tokens[i]);
+      weights.push_back(loss_weights[i]);
+      result.weight_sum += loss_weights[i];
+    }
+  }
+  result.rows = at::tensor(rows, at::kLong);
+  result.targets = at::tensor(targets, at::kLong);
+  result.weights = at::tensor(weights, at::kFloat);
+  return result;
+}
+
+HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, const Targets& targets) {
+  HeadLoss result;
+  const auto device = hidden.device();
+  const at::Tensor rows = targets.rows.to(device);
+  at::Tensor selected = hidden.detach().index_select(0, rows).set_requires_grad(true);
+  at::Tensor normed;
+  {
+    at::AutoGradMode enable(true);
+    normed = rms_norm(selected, transformer.norm, transformer.config().rms_norm_eps);
+  }
+  at::NoGradGuard no_grad;
+  const at::Tensor head = transformer.lm_head.to(transformer.dtype());
+  const bool trains_head = transformer.lm_head.requires_grad();
+  at::Tensor grad_normed = at::empty_like(normed);
+  for (std::int64_t first = 0; first < rows.size(0); first += chunk_rows(transformer)) {
+    const auto count = std::min(chunk_rows(transformer), rows.size(0) - first);
+    const at::Tensor part = normed.detach().narrow(0, first, count);
+    const at::Tensor weights = targets.weights.narrow(0, first, count).to(device);
+    const at::Tensor index = targets.targets.narrow(0, first, count).to(device).unsqueeze(1);
+    at::Tensor logits = at::linear(part, head).to(at::kFloat);
+    const at::Tensor lse = logits.logsumexp(1, true);
+    const at::Tensor losses = (lse - logits.gather(1, index)).squeeze(1) * weights;
+    result.loss_sum += losses.to(at::kDouble).sum().item<double>();
+    logits.sub_(lse).exp_();  // probabilities
+    logits.scatter_add_(1, index, at::full_like(index, -1, logits.options()));
+    const at::Tensor grad = logits.mul_(weights.unsqueeze(1)).to(transformer.dtype());
+    grad_normed.narrow(0, first, count).copy_(grad.mm(head));
+    if (trains_head) transformer.lm_head.mutable_grad().add_(grad.t().mm(part));
+  }
+  torch::autograd::backward({normed}, {grad_normed});
+  result.grad_hidden = at::zeros_like(hidden).index_copy_(0, rows, selected.grad());
+  return result;
+}
+
+at::Tensor head_log_probs(const Transformer& transformer, const at::Tensor& hidden, const Targets& targets) {
+  at::NoGradGuard no_grad;
+  const auto device = hidden.device();
+  const at::Tensor rows = targets.rows.to(device);
+  at::Tensor result = at::empty({rows.size(0)}, at::kFloat);
+  for (std::int64_t first = 0; first < rows.size(0); first += chunk_rows(transformer)) {
+    const auto count = std::min(chunk_rows(transformer), rows.size(0) - first);
+    const at::Tensor logits = head_logits(transformer, hidden.index_select(0, rows.narrow(0, first, count)));
+    const at::Tensor index = targets.targets.narrow(0, first, count).to(device).unsqueeze(1);
+    result.narrow(0, first, count).copy_((logits.gather(1, index) - logits.logsumexp(1, true)).squeeze(1));
+  }
+  return result;
+}
+
+at::Tensor head_logits(const Transformer& transformer, const at::Tensor& hidden) {
+  at::NoGradGuard no_grad;
+  const at::Tensor normed = rms_norm(hidden, transformer.norm, transformer.config().rms_norm_eps);
+  return at::linear(normed, transformer.lm_head.to(transformer.dtype())).to(at::kFloat);
+}
+
+}  // namespace ossature
