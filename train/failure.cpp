@@ -1,0 +1,50 @@
+#include "train/failure.h"
+
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <filesystem>
+#include <new>
+#include <system_error>
+
+#include "model/config.h"
+#include "train/errors.h"
+#include "train/recipe.h"
+
+namespace ossature {
+namespace {
+
+constexpr const char* kLessMemory =
+    "; a smaller train.micro_batch_size or data.sequence_length, or train.recompute: on, needs less";
+
+int code_of(const std::system_error& error) {
+  constexpr std::array<int, 6> kDiskOrMemory = {ENOSPC, EDQUOT, EIO, EROFS, EFBIG, ENOMEM};
+  const int value = error.code().value();
+  if (std::find(kDiskOrMemory.begin(), kDiskOrMemory.end(), value) != kDiskOrMemory.end()) return 5;
+  return dynamic_cast<const std::filesystem::filesystem_error*>(&error) != nullptr ? 3 : 5;
+}
+
+/// LibTorch reports a refused allocation as an ordinary c10::Error on the CPU.
+bool is_out_of_memory(const std::string& what) {
+  return what.find("can't allocate memory") != std::string::npos ||
+         what.find("not enough memory") != std::string::npos || what.find("out of memory") != std::string::npos;
+}
+
+}  // namespace
+
+Failure describe_failure(const std::exception& error) {
+  if (dynamic_cast<const RecipeError*>(&error) != nullptr) return {2, error.what()};
+  if (dynamic_cast<const CheckpointError*>(&error) != nullptr) return {3, error.what()};
+  if (dynamic_cast<const NonFiniteError*>(&error) != nullptr) return {4, error.what()};
+  if (dynamic_cast<const InterruptedError*>(&error) != nullptr) return {130, error.what()};
+  if (const auto* system = dynamic_cast<const std::system_error*>(&error)) return {code_of(*system), error.what()};
+  if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return {5, std::string("out of memory") + kLessMemory};
+  const auto* torch = dynamic_cast<const c10::Error*>(&error);
+  const std::string what = torch != nullptr ? torch->what_without_backtrace() : error.what();
+  if (torch != nullptr && is_out_of_memory(what)) return {5, what + kLessMemory};
+  return {1, what + "\nThis is a bug in ossature: please report it with the command that you ran."};
+}
+
+}  // namespace ossature
