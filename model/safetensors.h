@@ -1,11 +1,10 @@
-// Safetensors files (github.com/huggingface/safetensors, "Format"): an 8-byte little-endian header length, a JSON header,
-// then the tensor bytes. Free of LibTorch, so that it can be fuzzed by itself.
+// Safetensors files (github.com/huggingface/safetensors, "Format"): an 8-byte little-endian header length, a JSON
+// header, then the tensor bytes. Free of LibTorch, so that it can be fuzzed by itself.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <span>
@@ -39,7 +38,7 @@ class SafetensorsFile {
  public:
   /// Throws CheckpointError if the file is unreadable or truncated, its header is over 100 MB or not the JSON that the
   /// format asks for, a name is repeated, a dtype is unknown, a shape does not match its bytes, or a byte of the data
-  /// section is claimed twice or by nobody.
+  /// section is claimed twice or by nobody, or a tensor is not aligned to its element size.
   static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& path);
   ~SafetensorsFile();
   SafetensorsFile(const SafetensorsFile&) = delete;
@@ -66,24 +65,35 @@ class SafetensorsFile {
 };
 
 /// Writes one file: all tensors are declared first, then their bytes are given in the declared order, in pieces of any
-/// size, so a file of any size is written in the memory of one piece.
+/// size, so a file of any size is written in the memory of one piece. The bytes go to `path`.partial, which finish()
+/// renames: what stood at `path` stays readable, mapped or not, until then, and a writer that dies leaves no half file.
 class SafetensorsWriter {
  public:
-  /// `tensors` in file order; their begin/end are ignored and computed. Throws CheckpointError on a repeated name or if the
-  /// file cannot be created.
+  /// `tensors` in file order; their begin/end are ignored and computed. A file that tensors of unequal element sizes
+  /// share is readable only if every tensor begins at a multiple of its element size: put the larger elements first.
+  /// Throws CheckpointError on a repeated or reserved name, a shape below zero, a tensor that would lie misaligned or
+  /// if the file cannot be created, std::system_error when the disk refuses.
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorInfo> tensors,
                     const std::map<std::string, std::string>& metadata = {});
+  /// Removes the partial file unless finish() has run.
+  ~SafetensorsWriter();
+  SafetensorsWriter(const SafetensorsWriter&) = delete;
+  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  /// Appends bytes of the tensor in turn. Throws std::system_error when the disk refuses (the program's exit code 5) and
-  /// std::logic_error when more bytes come than were declared.
+  /// Appends bytes of the tensor in turn. Throws std::system_error when the disk refuses (the program's exit code 5)
+  /// and std::logic_error when more bytes come than were declared.
   void write(std::span<const std::byte> bytes);
 
-  /// Flushes to the disk. Throws std::logic_error if declared bytes are missing.
+  /// Flushes to the disk and gives the file its name. Throws std::logic_error if declared bytes are missing and
+  /// std::system_error when the disk refuses.
   void finish();
 
  private:
+  void write_all(std::span<const std::byte> bytes);
+
   std::filesystem::path path_;
-  std::ofstream out_;
+  std::filesystem::path partial_;
+  int fd_ = -1;
   std::uint64_t remaining_ = 0;
 };
 
