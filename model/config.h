@@ -1,5 +1,5 @@
-// The shape of a gpt-oss model, read from config.json as transformers writes it or as OpenAI's original checkpoint does.
-// Field names are config.json's own.
+// The shape of a gpt-oss model, read from config.json as transformers writes it or as OpenAI's original checkpoint
+// does. Field names are config.json's own.
 #pragma once
 
 #include <cstdint>
@@ -48,9 +48,9 @@ struct ModelConfig {
   double rope_theta = 150000.0;
   double swiglu_limit = 7.0;
   RopeScaling rope_scaling;
-  std::vector<bool> sliding_layers;  // [num_hidden_layers], true = sliding_attention; even layers by default
-  std::int64_t eos_token_id = 200002;
-  std::int64_t pad_token_id = 199999;
+  std::vector<bool> sliding_layers;    // [num_hidden_layers], true = sliding_attention; even layers by default
+  std::int64_t eos_token_id = 200002;  // -1 if the file names none
+  std::int64_t pad_token_id = 199999;  // -1 if the file names none
 
   bool operator==(const ModelConfig&) const = default;
 
@@ -62,7 +62,7 @@ struct ModelConfig {
 /// Throws CheckpointError on a missing or absurd value, or on a model that is not gpt-oss.
 [[nodiscard]] ModelConfig read_config(const std::filesystem::path& file);
 
-/// The preset `name`: gpt-oss-20b, gpt-oss-120b (real shapes) or tiny (a few hundred thousand parameters).
+/// The preset `name`: gpt-oss-20b, gpt-oss-120b (real shapes) or tiny (half a million parameters, 1,024 tokens).
 /// nullopt when there is none of that name.
 [[nodiscard]] std::optional<ModelConfig> preset(std::string_view name);
 
@@ -72,7 +72,8 @@ void validate(const ModelConfig& config, const std::string& where);
 /// config.json in the transformers layout; with `mxfp4` it carries the quantization_config that loaders look for.
 [[nodiscard]] std::string hf_config_json(const ModelConfig& config, bool mxfp4);
 
-/// config.json of OpenAI's original layout.
+/// config.json of OpenAI's original layout. Throws CheckpointError if `config` differs from what that layout fixes:
+/// even layers slide, rms_norm_eps 1e-5, no truncation, YaRN from initial_context_length.
 [[nodiscard]] std::string openai_config_json(const ModelConfig& config);
 
 }  // namespace ossature
