@@ -27,8 +27,10 @@ std::string describe(const YamlNode& node) {
       break;
   }
   constexpr std::size_t kLongest = 60;
-  const std::string text = node.text.size() > kLongest ? node.text.substr(0, kLongest) + "..." : node.text;
-  return (node.quoted ? "the text " : "") + ("\"" + text + "\"");
+  std::string text = node.quoted ? "the text \"" : "\"";
+  text += node.text.substr(0, kLongest);
+  text += node.text.size() > kLongest ? "...\"" : "\"";
+  return text;
 }
 
 /// The sections of a recipe, in the order of the table.
@@ -195,32 +197,33 @@ class Reader {
 
 std::vector<RecipeProblem> validate(const Recipe& recipe) {
   std::vector<RecipeProblem> problems;
+  const auto expect = [&](bool holds, std::vector<std::string> keys, const std::string& otherwise) {
+    if (!holds) problems.push_back({std::move(keys), otherwise});
+  };
   const Recipe::Train& train = recipe.train;
-  const auto text = [](std::int64_t number) { return std::to_string(number); };
-  if (recipe.output_dir == recipe.base_model && !recipe.base_model.empty())
-    problems.push_back({{"output_dir", "base_model"}, "output_dir is base_model; expected a folder of its own"});
-  if (train.mode == TrainMode::kLora && recipe.lora.target_modules.empty() && recipe.lora.target_parameters.empty())
-    problems.push_back({{"lora.target_modules", "lora.target_parameters"},
-                        "lora.target_modules and lora.target_parameters are both empty; expected something to train"});
-  if (train.max_steps && train.warmup_steps > *train.max_steps)
-    problems.push_back({{"train.warmup_steps", "train.max_steps"},
-                        "train.warmup_steps is " + text(train.warmup_steps) +
-                            "; expected no more than train.max_steps, " + text(*train.max_steps)});
-  if (train.mxfp4_finish_steps > 0 && train.mode != TrainMode::kFull)
-    problems.push_back({{"train.mxfp4_finish_steps", "train.mode"},
-                        "train.mxfp4_finish_steps is " + text(train.mxfp4_finish_steps) +
-                            "; expected 0 unless train.mode is full (an adapter leaves the base as it is)"});
-  if (train.max_steps && train.mxfp4_finish_steps > *train.max_steps)
-    problems.push_back({{"train.mxfp4_finish_steps", "train.max_steps"},
-                        "train.mxfp4_finish_steps is " + text(train.mxfp4_finish_steps) +
-                            "; expected no more than train.max_steps, " + text(*train.max_steps)});
-  if (recipe.evaluation.early_stopping_patience && !recipe.data.validation)
-    problems.push_back({{"evaluation.early_stopping_patience", "data.validation"},
-                        "evaluation.early_stopping_patience is set; expected data.validation to judge by"});
-  if (recipe.evaluation.early_stopping_patience && !recipe.evaluation.every_steps)
-    problems.push_back(
-        {{"evaluation.early_stopping_patience", "evaluation.every_steps"},
-         "evaluation.early_stopping_patience is set; expected evaluation.every_steps to be a number too"});
+  const Recipe::Evaluation& evaluation = recipe.evaluation;
+  const LoraOptions& lora = recipe.lora;
+
+  expect(recipe.output_dir != recipe.base_model || recipe.base_model.empty(), {"output_dir", "base_model"},
+         "output_dir is base_model; expected a folder of its own");
+  expect(train.mode == TrainMode::kFull || !lora.target_modules.empty() || !lora.target_parameters.empty(),
+         {"lora.target_modules", "lora.target_parameters"},
+         "lora.target_modules and lora.target_parameters are both empty; expected something to train");
+  expect(train.mxfp4_finish_steps == 0 || train.mode == TrainMode::kFull, {"train.mxfp4_finish_steps", "train.mode"},
+         "train.mxfp4_finish_steps is set; expected 0 unless train.mode is full (an adapter leaves the base as it is)");
+  if (train.max_steps) {
+    const std::string limit = "; expected no more than train.max_steps, which is " + std::to_string(*train.max_steps);
+    expect(train.warmup_steps <= *train.max_steps, {"train.warmup_steps", "train.max_steps"},
+           "train.warmup_steps is " + std::to_string(train.warmup_steps) + limit);
+    expect(train.mxfp4_finish_steps <= *train.max_steps, {"train.mxfp4_finish_steps", "train.max_steps"},
+           "train.mxfp4_finish_steps is " + std::to_string(train.mxfp4_finish_steps) + limit);
+  }
+  if (evaluation.early_stopping_patience) {
+    expect(recipe.data.validation.has_value(), {"evaluation.early_stopping_patience", "data.validation"},
+           "evaluation.early_stopping_patience is set; expected data.validation to judge by");
+    expect(evaluation.every_steps.has_value(), {"evaluation.early_stopping_patience", "evaluation.every_steps"},
+           "evaluation.early_stopping_patience is set; expected evaluation.every_steps to be a number too");
+  }
   return problems;
 }
 

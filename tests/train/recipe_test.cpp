@@ -208,15 +208,15 @@ INSTANTIATE_TEST_SUITE_P(
             "lora: {target_modules: [], target_parameters: []}\n",
             "r.yaml:4:24: lora.target_modules and lora.target_parameters are both empty; expected something to train"},
         BadRecipe{"train: {warmup_steps: 5, max_steps: 4}\n",
-                  "r.yaml:4:23: train.warmup_steps is 5; expected no more than train.max_steps, 4"},
+                  "r.yaml:4:23: train.warmup_steps is 5; expected no more than train.max_steps, which is 4"},
         BadRecipe{"train: {mode: full}\nlora: {r: 8}\n",
                   "r.yaml:5:11: lora.r has no effect with train.mode: full; remove one of them"},
         BadRecipe{
             "train: {mxfp4_finish_steps: 5}\n",
-            "r.yaml:4:29: train.mxfp4_finish_steps is 5; expected 0 unless train.mode is full (an adapter leaves the "
+            "r.yaml:4:29: train.mxfp4_finish_steps is set; expected 0 unless train.mode is full (an adapter leaves the "
             "base as it is)"},
         BadRecipe{"train: {mode: full, max_steps: 20, mxfp4_finish_steps: 21}\n",
-                  "r.yaml:4:56: train.mxfp4_finish_steps is 21; expected no more than train.max_steps, 20"},
+                  "r.yaml:4:56: train.mxfp4_finish_steps is 21; expected no more than train.max_steps, which is 20"},
         BadRecipe{"evaluation: {early_stopping_patience: 2}\n",
                   "r.yaml:4:39: evaluation.early_stopping_patience is set; expected data.validation to judge by"},
         // The broken value is reported, not the disagreement that would follow from its default.
