@@ -54,7 +54,7 @@ struct Recipe {
   struct Data {
     std::filesystem::path train;
     std::optional<std::filesystem::path> validation;
-    std::int64_t sequence_length = 4096;  // tokens of a row; longer samples are cut
+    std::int64_t sequence_length = 4096;  // tokens of a row; a longer sample is an error
     bool packing = true;
     bool shuffle = true;
     bool operator==(const Data&) const = default;

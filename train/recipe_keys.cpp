@@ -79,7 +79,7 @@ std::vector<RecipeKey> make_keys() {
           "data.validation", "Token file that is evaluated and never learned",
           [](auto& r) -> auto& { return r.data.validation; }),
       key(
-          "data.sequence_length", "Tokens of a row; longer samples are cut",
+          "data.sequence_length", "Tokens of a row; a longer sample is an error",
           [](auto& r) -> auto& { return r.data.sequence_length; }, between(2, 131072)),
       key(
           "data.packing", "Put several samples into a row; they never see each other",
