@@ -1,0 +1,38 @@
+// What a path holds, found out from headers and logs alone: no tensor and no token is read.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+namespace ossature {
+
+/// Named values and tables, for people (to_text) and for programs (to_json).
+struct Inspection {
+  using Value = std::variant<std::int64_t, double, std::string, std::vector<std::string>>;
+  struct Table {
+    std::string name;
+    std::vector<std::string> columns;
+    std::vector<std::vector<Value>> rows;
+  };
+
+  std::string kind;  // checkpoint, adapter, token file, run, tensors
+  std::filesystem::path path;
+  std::vector<std::pair<std::string, Value>> fields;  // a name that ends in "bytes" counts bytes
+  std::vector<Table> tables;
+};
+
+/// Recognises a checkpoint folder (either layout), an adapter folder, a run folder, a token file or a single
+/// safetensors file. Throws CheckpointError if `path` is none of these, and what their readers throw if it is a broken
+/// one.
+[[nodiscard]] Inspection inspect(const std::filesystem::path& path);
+
+/// One line a value, then the tables; integers with separators, bytes in GB.
+[[nodiscard]] std::string to_text(const Inspection& inspection);
+/// One object: "kind", "path", the fields, and each table as an array of objects.
+[[nodiscard]] std::string to_json(const Inspection& inspection);
+
+}  // namespace ossature
