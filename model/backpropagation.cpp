@@ -24,7 +24,7 @@ struct Shared {
 
   Shared(const Transformer& transformer, const TokenRows& rows)
       : layout(rows.sample_offsets, transformer.config().sliding_window),
-        rope(rope_table(transformer.config(), layout.positions().to(transformer.device()), transformer.dtype())) {}
+        rope(rope_table(transformer.config(), layout.positions().to(transformer.device()))) {}
 };
 
 bool trains(const LowRank& pair) {

@@ -101,13 +101,15 @@ void add_low_rank(at::Tensor y, const at::Tensor& x, const ExpertPair& pair) {
 
 class ExpertsFunction : public torch::autograd::Function<ExpertsFunction> {
  public:
-  // Positions of the tensors among the inputs.
-  enum Input { kX, kWeights, kGateUpA, kGateUpB, kDownA, kDownB };
-
+  /// `pairs` holds A and B of gate_up and then of down, of those that there are: autograd takes no undefined tensor.
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weights,
-                            const at::Tensor& gate_up_a, const at::Tensor& gate_up_b, const at::Tensor& down_a,
-                            const at::Tensor& down_b, const at::Tensor& indices, const Experts* experts,
+                            at::TensorList pairs, const at::Tensor& indices, const Experts* experts,
                             const ExpertsOptions* options, bool for_backward) {
+    const bool has_gate_up = experts->gate_up_low_rank.defined(), has_down = experts->down_low_rank.defined();
+    const at::Tensor gate_up_a = has_gate_up ? pairs[0] : at::Tensor(),
+                     gate_up_b = has_gate_up ? pairs[1] : at::Tensor();
+    const at::Tensor down_a = has_down ? pairs[pairs.size() - 2] : at::Tensor();
+    const at::Tensor down_b = has_down ? pairs[pairs.size() - 1] : at::Tensor();
     const auto dtype = x.scalar_type();
     const Assignments assigned = assign(indices, experts->gate_up.num_experts());
     const at::Tensor factors = weights.reshape(-1).index_select(0, assigned.order);
@@ -151,7 +153,7 @@ class ExpertsFunction : public torch::autograd::Function<ExpertsFunction> {
       context->saved_data["seed"] = static_cast<std::int64_t>(options->dropout.seed);
       context->saved_data["place"] = static_cast<std::int64_t>(options->dropout.place);
     }
-    return out.to(dtype);
+    return out;
   }
 
   static variable_list backward(AutogradContext* context, variable_list grads) {
@@ -166,7 +168,7 @@ class ExpertsFunction : public torch::autograd::Function<ExpertsFunction> {
                                  static_cast<std::uint64_t>(context->saved_data["place"].toInt())};
     const auto dtype = x.scalar_type();
     const at::Tensor grad = grads[0].to(dtype).contiguous();
-    const bool needs_x = context->needs_input_grad(kX);
+    const bool needs_x = context->needs_input_grad(0);
 
     const auto zeros_like = [](const at::Tensor& t) { return t.defined() ? at::zeros_like(t) : at::Tensor(); };
     at::Tensor grad_gate_up_a = zeros_like(gate_up_a), grad_gate_up_b = zeros_like(gate_up_b);
@@ -219,16 +221,11 @@ class ExpertsFunction : public torch::autograd::Function<ExpertsFunction> {
 
     at::Tensor grad_weights = at::empty({weights.numel()}, weights.options());
     grad_weights.index_copy_(0, order, grad_factors);
-    return {needs_x ? grad_x.to(dtype) : at::Tensor(),
-            grad_weights.view(weights.sizes()),
-            grad_gate_up_a,
-            grad_gate_up_b,
-            grad_down_a,
-            grad_down_b,
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor(),
-            at::Tensor()};
+    variable_list result = {needs_x ? grad_x.to(dtype) : at::Tensor(), grad_weights.view(weights.sizes())};
+    if (gate_up_a.defined()) result.insert(result.end(), {grad_gate_up_a, grad_gate_up_b});
+    if (down_a.defined()) result.insert(result.end(), {grad_down_a, grad_down_b});
+    result.resize(result.size() + 4);  // indices, experts, options, for_backward
+    return result;
   }
 };
 
@@ -260,8 +257,12 @@ at::Tensor apply(const Experts& experts, const at::Tensor& x, const Routing& rou
   const LowRank &gate_up = experts.gate_up_low_rank, &down = experts.down_low_rank;
   const bool for_backward = at::GradMode::is_enabled() && (x.requires_grad() || routing.weights.requires_grad() ||
                                                            gate_up.defined() || down.defined());
-  return ExpertsFunction::apply(x, routing.weights, gate_up.a, gate_up.b, down.a, down.b, routing.indices, &experts,
-                                &options, for_backward);
+  std::vector<at::Tensor> pairs;
+  for (const LowRank* pair : {&gate_up, &down}) {
+    if (pair->defined()) pairs.insert(pairs.end(), {pair->a, pair->b});
+  }
+  return ExpertsFunction::apply(x, routing.weights, at::TensorList(pairs), routing.indices, &experts, &options,
+                                for_backward);
 }
 
 at::Tensor apply_composed(const Experts& experts, const at::Tensor& x, const Routing& routing,
@@ -286,7 +287,7 @@ at::Tensor apply_composed(const Experts& experts, const at::Tensor& x, const Rou
   }
   const at::Tensor factors = routing.weights.reshape(-1).index_select(0, assigned.order);
   const at::Tensor y = at::cat(parts, 0).to(at::kFloat) * factors.unsqueeze(1);
-  return at::zeros(x.sizes(), y.options()).index_add(0, assigned.tokens, y).to(x.scalar_type());
+  return at::zeros(x.sizes(), y.options()).index_add(0, assigned.tokens, y);
 }
 
 }  // namespace ossature

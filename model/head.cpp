@@ -44,7 +44,7 @@ HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, con
   at::Tensor normed;
   {
     at::AutoGradMode enable(true);
-    normed = rms_norm(selected, transformer.norm, transformer.config().rms_norm_eps);
+    normed = rms_norm(selected, transformer.norm, transformer.config().rms_norm_eps).to(transformer.dtype());
   }
   at::NoGradGuard no_grad;
   const at::Tensor head = transformer.lm_head.to(transformer.dtype());
@@ -86,7 +86,8 @@ at::Tensor head_log_probs(const Transformer& transformer, const at::Tensor& hidd
 
 at::Tensor head_logits(const Transformer& transformer, const at::Tensor& hidden) {
   at::NoGradGuard no_grad;
-  const at::Tensor normed = rms_norm(hidden, transformer.norm, transformer.config().rms_norm_eps);
+  const at::Tensor normed =
+      rms_norm(hidden, transformer.norm, transformer.config().rms_norm_eps).to(transformer.dtype());
   return at::linear(normed, transformer.lm_head.to(transformer.dtype())).to(at::kFloat);
 }
 

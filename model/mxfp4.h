@@ -30,18 +30,23 @@ struct Mxfp4Tensor {
 void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first, std::int64_t rows,
                        std::int64_t num_blocks, std::uint16_t* out);
 
-/// Decodes expert `e` to [O, I] in `dtype` (bfloat16 or float32), using all threads. Both are exact. Works on any device
-/// that the blocks are on. `out`, when defined, must be contiguous [O, I] bfloat16 CPU and is reused for bfloat16.
+/// The same without vector instructions: the judge of the one above.
+void mxfp4_decode_rows_plain(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
+                             std::int64_t rows, std::int64_t num_blocks, std::uint16_t* out);
+
+/// Decodes expert `e` to [O, I] in `dtype` (bfloat16 or float32), using all threads. Both are exact. Works on any
+/// device that the blocks are on. `out`, when defined, must be contiguous [O, I] bfloat16 CPU and is reused for
+/// bfloat16.
 [[nodiscard]] at::Tensor mxfp4_decode_expert(const Mxfp4Tensor& weight, std::int64_t e, at::ScalarType dtype,
                                              const at::Tensor& out = {});
 
 /// Decodes all experts to [E, O, I] in `dtype`.
 [[nodiscard]] at::Tensor mxfp4_decode(const Mxfp4Tensor& weight, at::ScalarType dtype);
 
-/// Encodes float32 or bfloat16 [..., O, I] (I a multiple of 32) to the nearest MXFP4 values: per block the better, by squared
-/// error, of the two scales that put the largest magnitude in (3, 6] or let it saturate in (6, 8) (round to nearest even).
-/// Values that are on the grid already come back exactly. Returns blocks [..., O, G, 16] and scales [..., O, G].
-/// Throws CheckpointError on a value that is not finite.
+/// Encodes float32 or bfloat16 [..., O, I] (I a multiple of 32) to the nearest MXFP4 values: per block the better, by
+/// squared error, of the two scales that put the largest magnitude in (3, 6] or let it saturate in (6, 8) (round to
+/// nearest even). Values that are on the grid already come back exactly. Returns blocks [..., O, G, 16] and scales
+/// [..., O, G]. Throws CheckpointError on a value that is not finite.
 [[nodiscard]] Mxfp4Tensor mxfp4_encode(const at::Tensor& weight);
 
 /// decode(encode(weight)) in float32 without packing: what the forward pass sees when a weight is trained for the grid.

@@ -40,18 +40,20 @@ double yarn_concentration(const RopeScaling& scaling) {
   return scaling.factor <= 1.0 ? 1.0 : 0.1 * std::log(scaling.factor) + 1.0;
 }
 
-RopeTable rope_table(const ModelConfig& config, const at::Tensor& positions, at::ScalarType dtype) {
+RopeTable rope_table(const ModelConfig& config, const at::Tensor& positions) {
   const at::Tensor frequencies =
       at::tensor(yarn_inverse_frequencies(config), at::kDouble).to(at::kFloat).to(positions.device());
   const at::Tensor angles = at::outer(positions.to(at::kFloat), frequencies);
   const double concentration = yarn_concentration(config.rope_scaling);
-  return {(angles.cos() * concentration).to(dtype), (angles.sin() * concentration).to(dtype)};
+  return {angles.cos() * concentration, angles.sin() * concentration};
 }
 
 at::Tensor apply_rope(const at::Tensor& x, const RopeTable& table) {
   const auto halves = x.chunk(2, -1);
   const at::Tensor cosine = table.cosine.unsqueeze(1), sine = table.sine.unsqueeze(1);
-  return at::cat({halves[0] * cosine - halves[1] * sine, halves[1] * cosine + halves[0] * sine}, -1);
+  // Float32 tables promote the products, so each result is rounded once.
+  return at::cat({halves[0] * cosine - halves[1] * sine, halves[1] * cosine + halves[0] * sine}, -1)
+      .to(x.scalar_type());
 }
 
 }  // namespace ossature

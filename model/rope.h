@@ -18,15 +18,16 @@ namespace ossature {
 /// 0.1 ln(factor) + 1: multiplies cosine and sine, so that q.k grows with its square.
 [[nodiscard]] double yarn_concentration(const RopeScaling& scaling);
 
-/// Cosine and sine of each position, [T, head_dim / 2] in `dtype`, computed in float32.
+/// Cosine and sine of each position, [T, head_dim / 2] float32.
 struct RopeTable {
   at::Tensor cosine;
   at::Tensor sine;
 };
 /// `positions` int64 [T].
-[[nodiscard]] RopeTable rope_table(const ModelConfig& config, const at::Tensor& positions, at::ScalarType dtype);
+[[nodiscard]] RopeTable rope_table(const ModelConfig& config, const at::Tensor& positions);
 
-/// Rotates x [T, heads, head_dim]: the first half of a head pairs with the second. Differentiable.
+/// Rotates x [T, heads, head_dim] in float32: the first half of a head pairs with the second. The result in x's dtype.
+/// Differentiable.
 [[nodiscard]] at::Tensor apply_rope(const at::Tensor& x, const RopeTable& table);
 
 }  // namespace ossature

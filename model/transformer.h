@@ -35,7 +35,7 @@ struct Pass {
   bool experts_on_grid = false;    // see ExpertsOptions
 };
 
-/// x * rsqrt(mean(x^2) + eps) * weight over the last dimension, in float32; the result in x's dtype. Differentiable.
+/// x * rsqrt(mean(x^2) + eps) * weight over the last dimension, in float32. Differentiable.
 [[nodiscard]] at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 /// A key that attention heads have computed: what a decoder keeps of past tokens.

@@ -1,0 +1,152 @@
+// Decoding kernels. A code times its scale is exact in bfloat16 and in float32 for every scale byte up to
+// kMxfp4MaxScale.
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include "model/mxfp4.h"
+
+namespace ossature {
+namespace {
+
+/// E2M1 by code; bit 3 is the sign (OCP Microscaling Formats v1.0, section 5.3.3).
+constexpr float kValues[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  6.0f,
+                               -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f};
+
+/// Below this scale byte a value can be a subnormal bfloat16, whose exponent cannot just be added to.
+constexpr int kFirstNormalScale = 2;
+
+float decode_value(std::uint8_t code, int scale) {
+  return std::ldexp(kValues[code], scale - 127);
+}
+
+std::uint16_t to_bfloat16_bits(float exact) {
+  return static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(exact) >> 16);
+}
+
+void decode_block_plain(const std::uint8_t* codes, int scale, std::uint16_t* out) {
+  std::uint16_t table[16];
+  for (std::uint8_t code = 0; code < 16; ++code) table[code] = to_bfloat16_bits(decode_value(code, scale));
+  for (std::int64_t i = 0; i < kMxfp4BlockBytes; ++i) {
+    out[2 * i] = table[codes[i] & 15];
+    out[2 * i + 1] = table[codes[i] >> 4];
+  }
+}
+
+void decode_blocks_plain(const std::uint8_t* codes, const std::uint8_t* scales, std::int64_t num_blocks,
+                         std::uint16_t* out) {
+  for (std::int64_t block = 0; block < num_blocks; ++block) {
+    decode_block_plain(codes + block * kMxfp4BlockBytes, scales[block], out + block * kMxfp4BlockSize);
+  }
+}
+
+#if defined(__x86_64__)
+/// One block a step: 16 bytes become 16 lanes of 32 bits that hold both nibbles, a table look-up of 16-bit entries
+/// turns them into bfloat16 values at scale 1, and the scale is an addition to their exponents.
+__attribute__((target("avx512f,avx512bw,avx512vl"))) void decode_blocks_avx512(const std::uint8_t* codes,
+                                                                               const std::uint8_t* scales,
+                                                                               std::int64_t num_blocks,
+                                                                               std::uint16_t* out) {
+  alignas(64) std::uint16_t entries[32];
+  for (std::uint8_t code = 0; code < 16; ++code) entries[code] = entries[code + 16] = to_bfloat16_bits(kValues[code]);
+  const __m512i table = _mm512_load_si512(entries);
+  const __m512i magnitude = _mm512_set1_epi16(0x7fff);
+  const __m512i nibble = _mm512_set1_epi32(0x000f000f);
+  const __mmask16 all = 0xffff;  // the unmasked forms make g++ 12 warn of an undefined operand
+  for (std::int64_t block = 0; block < num_blocks; ++block) {
+    const int scale = scales[block];
+    if (scale < kFirstNormalScale) {
+      decode_block_plain(codes + block * kMxfp4BlockBytes, scale, out + block * kMxfp4BlockSize);
+      continue;
+    }
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + block * kMxfp4BlockBytes));
+    __m512i pairs = _mm512_maskz_cvtepu8_epi32(all, bytes);
+    pairs = _mm512_and_si512(_mm512_or_si512(pairs, _mm512_maskz_slli_epi32(all, pairs, 12)), nibble);
+    const __m512i values = _mm512_permutexvar_epi16(pairs, table);
+    const __mmask32 not_zero = _mm512_test_epi16_mask(values, magnitude);
+    const __m512i shift = _mm512_set1_epi16(static_cast<short>((scale - 127) * 128));  // the exponent begins at bit 7
+    _mm512_storeu_si512(out + block * kMxfp4BlockSize, _mm512_mask_add_epi16(values, not_zero, values, shift));
+  }
+}
+#endif
+
+using DecodeBlocks = void (*)(const std::uint8_t*, const std::uint8_t*, std::int64_t, std::uint16_t*);
+
+DecodeBlocks choose_kernel() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+    return decode_blocks_avx512;
+  }
+#endif
+  return decode_blocks_plain;
+}
+
+void decode_blocks(const std::uint8_t* codes, const std::uint8_t* scales, std::int64_t num_blocks, std::uint16_t* out) {
+  static const DecodeBlocks kernel = choose_kernel();
+  kernel(codes, scales, num_blocks, out);
+}
+
+/// [rows, G, 16] and [rows, G] -> [rows, G * 32], on any device.
+at::Tensor decode_with_ops(const at::Tensor& blocks, const at::Tensor& scales, at::ScalarType dtype) {
+  const at::Tensor table =
+      at::tensor(at::ArrayRef<float>(kValues, 16), at::TensorOptions().dtype(at::kFloat).device(blocks.device()));
+  const at::Tensor codes = at::stack({blocks.bitwise_and(15), at::bitwise_right_shift(blocks, 4)}, -1).flatten(-2);
+  const at::Tensor exponents = scales.to(at::kInt).sub(127).unsqueeze(-1);
+  return at::ldexp(table.index({codes.to(at::kLong)}), exponents).flatten(-2).to(dtype);
+}
+
+}  // namespace
+
+void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first, std::int64_t rows,
+                       std::int64_t num_blocks, std::uint16_t* out) {
+  decode_blocks(blocks + first * num_blocks * kMxfp4BlockBytes, scales + first * num_blocks, rows * num_blocks, out);
+}
+
+void mxfp4_decode_rows_plain(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
+                             std::int64_t rows, std::int64_t num_blocks, std::uint16_t* out) {
+  decode_blocks_plain(blocks + first * num_blocks * kMxfp4BlockBytes, scales + first * num_blocks, rows * num_blocks,
+                      out);
+}
+
+at::Tensor mxfp4_decode_expert(const Mxfp4Tensor& weight, std::int64_t e, at::ScalarType dtype, const at::Tensor& out) {
+  const at::Tensor blocks = weight.blocks[e], scales = weight.scales[e];
+  if (!blocks.device().is_cpu()) return decode_with_ops(blocks, scales, dtype);
+  const auto rows = weight.out_features(), width = weight.in_features(), groups = width / kMxfp4BlockSize;
+  const auto* codes = blocks.const_data_ptr<std::uint8_t>();
+  const auto* exponents = scales.const_data_ptr<std::uint8_t>();
+  const bool reuses = out.defined() && dtype == at::kBFloat16;
+  const at::Tensor result = reuses ? out : at::empty({rows, width}, dtype);
+  at::parallel_for(0, rows, 64, [&](std::int64_t begin, std::int64_t end) {
+    if (dtype == at::kBFloat16) {
+      auto* values = reinterpret_cast<std::uint16_t*>(result.data_ptr<at::BFloat16>());
+      mxfp4_decode_rows(codes, exponents, begin, end - begin, groups, values + begin * width);
+      return;
+    }
+    std::vector<std::uint16_t> row(static_cast<std::size_t>(width));
+    auto* values = result.data_ptr<float>();
+    for (auto n = begin; n < end; ++n) {
+      mxfp4_decode_rows(codes, exponents, n, 1, groups, row.data());
+      for (std::int64_t i = 0; i < width; ++i) {
+        values[n * width + i] =
+            std::bit_cast<float>(static_cast<std::uint32_t>(row[static_cast<std::size_t>(i)]) << 16);
+      }
+    }
+  });
+  return result;
+}
+
+at::Tensor mxfp4_decode(const Mxfp4Tensor& weight, at::ScalarType dtype) {
+  std::vector<at::Tensor> experts;
+  for (std::int64_t e = 0; e < weight.num_experts(); ++e) experts.push_back(mxfp4_decode_expert(weight, e, dtype));
+  return at::stack(experts);
+}
+
+}  // namespace ossature

@@ -1,0 +1,28 @@
+// A directory that appears under its name only when it is complete.
+#pragma once
+
+#include <filesystem>
+
+namespace ossature {
+
+/// Fill path(), then commit(). If that does not happen, nothing is left behind.
+class StagingDirectory {
+ public:
+  /// Creates a temporary sibling of `final_path`. Throws CheckpointError if `final_path` exists and is anything but an
+  /// empty directory, std::filesystem::filesystem_error if the disk refuses.
+  explicit StagingDirectory(std::filesystem::path final_path);
+  ~StagingDirectory();
+  StagingDirectory(const StagingDirectory&) = delete;
+  StagingDirectory& operator=(const StagingDirectory&) = delete;
+
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+
+  /// Renames path() to the final name.
+  void commit();
+
+ private:
+  std::filesystem::path final_path_;
+  std::filesystem::path path_;
+};
+
+}  // namespace ossature
