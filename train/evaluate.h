@@ -1,0 +1,30 @@
+// Loss and log-probabilities of a token file under a model.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "data/batch.h"
+#include "data/token_file.h"
+#include "model/backpropagation.h"
+
+namespace ossature {
+
+/// A batch as the model takes it. Views: `batch` must live longer.
+[[nodiscard]] TokenRows rows_of(const Batch& batch);
+
+/// Weighted loss over the learned tokens of the whole file, samples in order, about `max_tokens` tokens at a time.
+/// `progress`, when given, hears the tokens done.
+[[nodiscard]] LossSum evaluate(const Transformer& transformer, const std::shared_ptr<const TokenFileReader>& file,
+                               std::int64_t max_tokens, bool experts_on_grid = false,
+                               const std::function<void(std::int64_t)>& progress = {});
+
+/// log p(token | its sample so far) for each token of the file; NaN for the first of each sample. `loss` receives the
+/// weighted loss over the learned tokens.
+[[nodiscard]] std::vector<float> log_probs(const Transformer& transformer,
+                                           const std::shared_ptr<const TokenFileReader>& file, std::int64_t max_tokens,
+                                           LossSum& loss, const std::function<void(std::int64_t)>& progress = {});
+
+}  // namespace ossature

@@ -1,0 +1,33 @@
+// What a run needs to go on after a kill: run_dir/checkpoints/step-N with the trained values, the optimizer's moments
+// and the position in the data. Dropout and sampling are functions of seed and position, so there is no generator to
+// save.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+
+#include "data/loader.h"
+#include "model/parameters.h"
+#include "train/optimizer.h"
+
+namespace ossature {
+
+struct RunPosition {
+  std::int64_t step = 0;  // optimizer steps done
+  LoaderPosition data;
+  double best_validation_loss = 0.0;
+  std::int64_t evaluations_without_gain = 0;
+};
+
+/// Writes run_dir/checkpoints/step-N (under a temporary name until it is whole), then removes all but the `keep`
+/// newest.
+void save_run_state(const std::filesystem::path& run_dir, const RunPosition& position, const ParameterSet& parameters,
+                    const AdamW& optimizer, std::int64_t keep);
+
+/// Restores the newest complete state of run_dir into `parameters` and `optimizer`; nullopt if there is none. Throws
+/// CheckpointError if it is damaged or of other parameters.
+[[nodiscard]] std::optional<RunPosition> restore_run_state(const std::filesystem::path& run_dir,
+                                                           ParameterSet& parameters, AdamW& optimizer);
+
+}  // namespace ossature

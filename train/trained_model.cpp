@@ -1,0 +1,85 @@
+#include "train/trained_model.h"
+
+#include <ATen/ATen.h>
+
+#include "model/adapter.h"
+#include "model/full_parameters.h"
+
+namespace ossature {
+namespace {
+
+LoraConfig config_of(const LoraOptions& options) {
+  LoraConfig config;
+  config.r = options.r;
+  config.lora_alpha = options.lora_alpha;
+  config.lora_dropout = options.lora_dropout;
+  config.use_rslora = options.use_rslora;
+  config.target_modules = options.target_modules;
+  config.target_parameters = options.target_parameters;
+  config.layers_to_transform = options.layers_to_transform;
+  config.rank_pattern = options.rank_pattern;
+  config.alpha_pattern = options.alpha_pattern;
+  return config;
+}
+
+/// The adapter of lora.init_from keeps its own shape and scaling; a recipe that asks for others is a mistake.
+Lora initial_adapter(const Recipe& recipe, const ModelConfig& model, at::Device device) {
+  if (!recipe.lora.init_from) {
+    return Lora(config_of(recipe.lora), model, static_cast<std::uint64_t>(recipe.train.seed), device);
+  }
+  Lora lora = read_adapter(*recipe.lora.init_from, model, device);
+  Lora wanted(config_of(recipe.lora), model, 0, device);
+  const auto same = [](const LoraTarget& a, const LoraTarget& b) {
+    return a.name == b.name && a.r == b.r && a.scale == b.scale;
+  };
+  if (!std::equal(lora.targets().begin(), lora.targets().end(), wanted.targets().begin(), wanted.targets().end(),
+                  same)) {
+    throw RecipeError("lora.init_from: the adapter in " + recipe.lora.init_from->string() +
+                      " has other targets, ranks or scaling than the recipe's lora section; make the two agree");
+  }
+  wanted.parameters().values().copy_(lora.parameters().values());
+  return wanted;
+}
+
+}  // namespace
+
+at::Device device_of(Device device) {
+  const bool has_cuda = at::globalContext().hasCUDA();
+  if (device == Device::kCuda && !has_cuda) {
+    throw RecipeError(
+        "device: cuda was asked for, but this LibTorch sees no CUDA device; use device=cpu or a CUDA LibTorch");
+  }
+  return device == Device::kCpu || !has_cuda ? at::Device(at::kCPU) : at::Device(at::kCUDA, 0);
+}
+
+at::ScalarType scalar_type_of(ComputeDtype dtype) {
+  return dtype == ComputeDtype::kBFloat16 ? at::kBFloat16 : at::kFloat;
+}
+
+TrainedModel::TrainedModel(const Recipe& recipe)
+    : checkpoint_(recipe.base_model),
+      transformer_(checkpoint_, scalar_type_of(recipe.dtype), device_of(recipe.device)) {
+  checkpoint_.check_scales();
+  if (recipe.train.mode == TrainMode::kFull) {
+    full_ = make_trainable(checkpoint_, transformer_);
+    return;
+  }
+  lora_.emplace(initial_adapter(recipe, checkpoint_.config(), transformer_.device()));
+  lora_->attach(transformer_);
+}
+
+std::string TrainedModel::summary() const {
+  if (lora_) return lora_->summary();
+  return "  all weights           " + std::to_string(full_->numel()) + " parameters\n";
+}
+
+void TrainedModel::save(const std::filesystem::path& run_dir, bool experts_on_grid) const {
+  if (lora_) {
+    write_adapter(*lora_, run_dir / "adapter", checkpoint_.dir().string());
+    return;
+  }
+  std::filesystem::remove_all(run_dir / "model");
+  write_full_checkpoint(*full_, checkpoint_, experts_on_grid, run_dir / "model");
+}
+
+}  // namespace ossature

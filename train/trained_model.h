@@ -1,0 +1,47 @@
+// What a run trains: an adapter on a frozen model, or all of a model's weights.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "model/checkpoint.h"
+#include "model/lora.h"
+#include "model/parameters.h"
+#include "model/transformer.h"
+#include "train/recipe.h"
+
+namespace ossature {
+
+/// A model made ready for training by a recipe.
+class TrainedModel {
+ public:
+  /// Opens recipe.base_model and attaches a new adapter (or the one of lora.init_from), or makes every weight
+  /// trainable. Throws CheckpointError as those do.
+  explicit TrainedModel(const Recipe& recipe);
+
+  [[nodiscard]] const Checkpoint& checkpoint() const { return checkpoint_; }
+  [[nodiscard]] const Transformer& transformer() const { return transformer_; }
+  [[nodiscard]] ParameterSet& parameters() { return lora_ ? lora_->parameters() : *full_; }
+  /// Trainable parameters by group, a line each.
+  [[nodiscard]] std::string summary() const;
+
+  /// Writes what was trained: PEFT files into run_dir/adapter, or a bfloat16 checkpoint into run_dir/model, in place of
+  /// what is there. `experts_on_grid` as in write_full_checkpoint.
+  void save(const std::filesystem::path& run_dir, bool experts_on_grid) const;
+
+ private:
+  Checkpoint checkpoint_;
+  Transformer transformer_;
+  std::optional<Lora> lora_;
+  std::unique_ptr<ParameterSet> full_;
+};
+
+/// The device that a recipe or `--device` asks for: auto is CUDA if LibTorch has it. Throws RecipeError for CUDA where
+/// there is none.
+[[nodiscard]] at::Device device_of(Device device);
+
+[[nodiscard]] at::ScalarType scalar_type_of(ComputeDtype dtype);
+
+}  // namespace ossature

@@ -1,0 +1,269 @@
+#include "train/trainer.h"
+
+#include <malloc.h>
+
+#include <chrono>
+#include <cmath>
+#include <iostream>
+#include <limits>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "data/data_error.h"
+#include "data/loader.h"
+#include "data/token_file.h"
+#include "model/backpropagation.h"
+#include "model/checkpoint_writer.h"
+#include "train/errors.h"
+#include "train/evaluate.h"
+#include "train/interrupt.h"
+#include "train/lr_schedule.h"
+#include "train/memory_use.h"
+#include "train/metrics.h"
+#include "train/optimizer.h"
+#include "train/run_state.h"
+#include "train/trained_model.h"
+
+namespace ossature {
+namespace {
+
+namespace fs = std::filesystem;
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+std::shared_ptr<const TokenFileReader> open_tokens(const fs::path& path, const Checkpoint& base) {
+  auto file = std::make_shared<const TokenFileReader>(path);
+  if (file->vocab_size() > base.config().vocab_size) {
+    throw DataError(path.string() + ": made with a vocabulary of " + std::to_string(file->vocab_size()) + ", but " +
+                    base.dir().string() + " has " + std::to_string(base.config().vocab_size) +
+                    "; prepare it with the tokenizer of that model");
+  }
+  if (file->num_samples() == 0)
+    throw DataError(path.string() + ": holds no sample; prepare it from files that have some");
+  return file;
+}
+
+/// The run folder, new unless `resume`.
+void prepare_run_dir(const Recipe& recipe, bool resume) {
+  const fs::path& dir = recipe.output_dir;
+  if (!resume && fs::exists(dir / "metrics.jsonl")) {
+    throw RecipeError("output_dir: " + dir.string() +
+                      " already holds a run; add --resume to go on with it, or give another output_dir");
+  }
+  fs::create_directories(dir);
+  write_text_file(dir / "recipe.yaml", to_yaml(recipe));
+}
+
+/// Without recomputation the graphs of all layers are held: the activations that a layer's backward needs, by tensor.
+bool should_recompute(const Recipe& recipe, const ModelConfig& model) {
+  if (recipe.train.recompute != Recompute::kAuto) return recipe.train.recompute == Recompute::kOn;
+  const auto per_token = 24 * model.hidden_size + 6 * model.query_size() +
+                         model.num_experts_per_tok * (4 * model.intermediate_size + 3 * model.hidden_size);
+  const auto tokens = recipe.data.sequence_length * recipe.train.micro_batch_size;
+  constexpr std::int64_t kAffordableBytes = 2'000'000'000;
+  return 4 * per_token * tokens * model.num_hidden_layers > kAffordableBytes;
+}
+
+/// A seed for the dropout masks of one micro-batch; never 0, which means none.
+std::uint64_t dropout_seed(std::int64_t seed, std::int64_t step, std::int64_t micro_batch) {
+  std::uint64_t mixed = 0x9e3779b97f4a7c15u;
+  for (const auto part : {seed, step, micro_batch}) {
+    mixed = (mixed ^ static_cast<std::uint64_t>(part)) * 0xbf58476d1ce4e5b9u;
+    mixed ^= mixed >> 29;
+  }
+  return mixed | 1u;
+}
+
+class Run {
+ public:
+  Run(const Recipe& recipe, bool resume)
+      : recipe_(recipe),
+        model_(recipe),
+        optimizer_(model_.parameters(), {recipe.train.adam_beta1, recipe.train.adam_beta2, recipe.train.adam_epsilon,
+                                         recipe.train.weight_decay, recipe.train.max_grad_norm}),
+        train_file_(open_tokens(recipe.data.train, model_.checkpoint())),
+        validation_file_(recipe.data.validation ? open_tokens(*recipe.data.validation, model_.checkpoint()) : nullptr),
+        loader_(train_file_, {recipe.data.sequence_length, recipe.data.packing, recipe.data.shuffle,
+                              static_cast<std::uint64_t>(recipe.train.seed), recipe.train.micro_batch_size}),
+        schedule_{recipe.train.lr_scheduler, recipe.train.learning_rate, recipe.train.warmup_steps,
+                  recipe.train.min_lr_ratio},
+        recomputes_(should_recompute(recipe, model_.checkpoint().config())) {
+    const auto accumulation = recipe.train.gradient_accumulation_steps;
+    total_micro_batches_ =
+        std::max<std::int64_t>(1, std::llround(static_cast<double>(loader_.batches_in_epoch(0)) * recipe.train.epochs));
+    total_steps_ = (total_micro_batches_ + accumulation - 1) / accumulation;
+    if (recipe.train.max_steps) total_steps_ = std::min(total_steps_, *recipe.train.max_steps);
+    prepare_run_dir(recipe, resume);
+    position_.best_validation_loss = std::numeric_limits<double>::max();
+    if (resume) {
+      if (const auto restored = restore_run_state(recipe.output_dir, model_.parameters(), optimizer_)) {
+        position_ = *restored;
+        loader_.seek(position_.data);
+      }
+    }
+    metrics_.emplace(recipe.output_dir, position_.step);
+    if (position_.step == 0) metrics_->write_recipe(to_yaml(recipe));
+    malloc_trim(0);
+  }
+
+  void run() {
+    describe();
+    if (position_.step == 0) validate();
+    while (position_.step < total_steps_ && !stopped_early_) {
+      const StepMetrics metrics = step();
+      metrics_->write(metrics);
+      std::cerr << progress_line(metrics, total_steps_, seconds_left(metrics.seconds)) << std::endl;
+
+      const bool is_last = position_.step == total_steps_;
+      if (is_last || is_due(recipe_.evaluation.every_steps)) validate();
+      if (!is_last && is_due(recipe_.checkpoint.every_steps)) save();
+      if (interrupt_.is_requested()) {
+        save();
+        throw InterruptedError("interrupted after step " + std::to_string(position_.step) + "; go on with --resume");
+      }
+    }
+    if (best_.defined()) model_.parameters().values().copy_(best_);
+    model_.save(recipe_.output_dir, on_grid(total_steps_ - 1));
+    std::cerr << "wrote "
+              << (recipe_.output_dir / (recipe_.train.mode == TrainMode::kLora ? "adapter" : "model")).string()
+              << std::endl;
+  }
+
+ private:
+  /// One optimizer step: its micro-batches, the update, and what happened.
+  StepMetrics step() {
+    const auto start = Clock::now();
+    const auto accumulation = recipe_.train.gradient_accumulation_steps;
+    const auto num_micro_batches = std::min(accumulation, total_micro_batches_ - position_.step * accumulation);
+    StepMetrics metrics;
+    LossSum sum;
+    for (std::int64_t i = 0; i < num_micro_batches; ++i) {
+      const Batch batch = loader_.next();
+      BackpropagationOptions options;
+      options.recompute = recomputes_;
+      options.experts_on_grid = on_grid(position_.step);
+      if (recipe_.train.mode == TrainMode::kLora && recipe_.lora.lora_dropout > 0.0) {
+        options.dropout_seed = dropout_seed(recipe_.train.seed, position_.step, i);
+      }
+      const LossSum part = backpropagate(model_.transformer(), rows_of(batch), options);
+      sum.loss += part.loss;
+      sum.weight += part.weight;
+      metrics.tokens += static_cast<std::int64_t>(batch.tokens.size());
+      metrics.learned_tokens += part.num_learned;
+    }
+    if (sum.weight == 0.0) {
+      throw DataError(recipe_.data.train.string() + ": step " + std::to_string(position_.step + 1) +
+                      " has no learned token; every loss weight in it is 0. Look at the file with ossature inspect");
+    }
+    metrics.loss = sum.loss / sum.weight;
+    if (!std::isfinite(metrics.loss)) {
+      save();
+      throw NonFiniteError("step " + std::to_string(position_.step + 1) +
+                           ": the loss is not a finite number; nothing was updated. The last good step is in " +
+                           (recipe_.output_dir / "checkpoints").string() +
+                           "; a lower train.learning_rate usually helps");
+    }
+    metrics.learning_rate = learning_rate(schedule_, position_.step, total_steps_);
+    try {
+      metrics.grad_norm = optimizer_.step(metrics.learning_rate, sum.weight);
+    } catch (const NonFiniteError&) {
+      save();
+      throw;
+    }
+    position_.step += 1;
+    position_.data = loader_.position();
+    metrics.step = position_.step;
+    metrics.seconds = seconds_since(start);
+    metrics.peak_rss_bytes = read_memory_use().peak_rss_bytes;
+    training_seconds_ += metrics.seconds;
+    ++steps_here_;
+    return metrics;
+  }
+
+  void validate() {
+    if (!validation_file_) return;
+    const auto start = Clock::now();
+    const LossSum sum =
+        evaluate(model_.transformer(), validation_file_, recipe_.data.sequence_length * recipe_.train.micro_batch_size,
+                 on_grid(position_.step));
+    if (sum.weight == 0.0)
+      throw DataError(recipe_.data.validation->string() + ": no token of it is learned; there is no loss");
+    ValidationMetrics metrics{position_.step, sum.loss / sum.weight, sum.num_learned, seconds_since(start)};
+    metrics_->write(metrics);
+    std::cerr << progress_line(metrics, total_steps_) << std::endl;
+
+    const auto& patience = recipe_.evaluation.early_stopping_patience;
+    if (!patience) return;
+    if (metrics.validation_loss < position_.best_validation_loss) {
+      position_.best_validation_loss = metrics.validation_loss;
+      position_.evaluations_without_gain = 0;
+      best_ = model_.parameters().values().clone();
+    } else if (++position_.evaluations_without_gain >= *patience) {
+      stopped_early_ = true;
+      std::cerr << "the validation loss has not fallen for " << *patience << " evaluations: stopping with the best"
+                << std::endl;
+    }
+  }
+
+  void save() {
+    save_run_state(recipe_.output_dir, position_, model_.parameters(), optimizer_, recipe_.checkpoint.keep);
+  }
+
+  void describe() const {
+    const ModelConfig& config = model_.checkpoint().config();
+    std::cerr << "base model " << model_.checkpoint().dir().string() << ": " << config.num_hidden_layers << " layers, "
+              << config.num_local_experts << " experts, " << model_.checkpoint().num_parameters() << " parameters\n"
+              << "trained parameters\n"
+              << model_.summary() << "data " << recipe_.data.train.string() << ": " << train_file_->num_samples()
+              << " samples, " << train_file_->num_tokens() << " tokens, " << loader_.batches_in_epoch(0)
+              << " micro-batches an epoch\n"
+              << total_steps_ << " steps, recomputation " << (recomputes_ ? "on" : "off") << ", "
+              << at::get_num_threads() << " threads";
+    if (position_.step > 0) std::cerr << ", going on after step " << position_.step;
+    std::cerr << std::endl;
+  }
+
+  /// Whether experts are rounded to the MXFP4 grid in the step after `step` steps.
+  [[nodiscard]] bool on_grid(std::int64_t step) const {
+    return recipe_.train.mode == TrainMode::kFull && recipe_.train.mxfp4_finish_steps > 0 &&
+           step >= total_steps_ - recipe_.train.mxfp4_finish_steps;
+  }
+  [[nodiscard]] bool is_due(const std::optional<std::int64_t>& every) const {
+    return every && position_.step % *every == 0;
+  }
+  [[nodiscard]] double seconds_left(double last) const {
+    const double mean = steps_here_ > 0 ? training_seconds_ / static_cast<double>(steps_here_) : last;
+    return mean * static_cast<double>(total_steps_ - position_.step);
+  }
+
+  const Recipe& recipe_;
+  TrainedModel model_;
+  AdamW optimizer_;
+  std::shared_ptr<const TokenFileReader> train_file_;
+  std::shared_ptr<const TokenFileReader> validation_file_;
+  Loader loader_;
+  LrSchedule schedule_;
+  bool recomputes_;
+  std::int64_t total_micro_batches_ = 0;
+  std::int64_t total_steps_ = 0;
+  RunPosition position_;
+  std::optional<MetricsLog> metrics_;
+  InterruptGuard interrupt_;
+  at::Tensor best_;  // values at the lowest validation loss, if early stopping is on
+  bool stopped_early_ = false;
+  double training_seconds_ = 0.0;
+  std::int64_t steps_here_ = 0;
+};
+
+}  // namespace
+
+void train(const Recipe& recipe, bool resume) {
+  if (recipe.train.threads) at::set_num_threads(static_cast<int>(*recipe.train.threads));
+  Run(recipe, resume).run();
+}
+
+}  // namespace ossature
