@@ -192,16 +192,17 @@ Inspection inspect_adapter(const fs::path& dir) {
     if (key == "mlp.experts") name = has_both || is_down_alone ? "mlp.experts.down_proj" : "mlp.experts.gate_up_proj";
     table.rows.push_back({name, *group.dtypes.begin(), group.tensors, group.parameters, group.bytes});
   }
+  const std::vector<std::string> base = config.names("base_model_name_or_path");
   return {"adapter",
           dir,
           {{"r", config.integer("r")},
            {"lora_alpha", config.number("lora_alpha")},
            {"lora_dropout", config.number("lora_dropout", 0.0)},
-           {"use_rslora", config.flag("use_rslora") ? "true" : "false"},
+           {"use_rslora", config.flag("use_rslora")},
            {"target_modules", config.names("target_modules")},
            {"target_parameters", parameters},
            {"layers_to_transform", config.names("layers_to_transform")},
-           {"base_model", config.names("base_model_name_or_path")},
+           {"base_model", base.empty() ? "unnamed" : base.front()},
            {"tensors", all.tensors},
            {"parameters", all.parameters},
            {"stored_bytes", all.bytes}},

@@ -12,7 +12,7 @@ namespace ossature {
 
 /// Named values and tables, for people (to_text) and for programs (to_json).
 struct Inspection {
-  using Value = std::variant<std::int64_t, double, std::string, std::vector<std::string>>;
+  using Value = std::variant<std::int64_t, double, std::string, std::vector<std::string>, bool>;
   struct Table {
     std::string name;
     std::vector<std::string> columns;

@@ -37,6 +37,7 @@ std::string text_of(const std::string& name, const Value& value) {
     return buffer;
   }
   if (const auto* text = std::get_if<std::string>(&value)) return *text;
+  if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "true" : "false";
   std::string joined;
   for (const std::string& item : std::get<std::vector<std::string>>(value))
     joined += (joined.empty() ? "" : ", ") + item;
