@@ -1,4 +1,4 @@
-// What a path holds, found out from headers and logs alone: no tensor and no token is read.
+// What a path holds, found out from headers and logs alone: no tensor is read, and of a token file the loss weights.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct Inspection {
     std::vector<std::vector<Value>> rows;
   };
 
-  std::string kind;  // checkpoint, adapter, token file, run, tensors
+  std::string kind;  // checkpoint, adapter, token file, run, safetensors file
   std::filesystem::path path;
   std::vector<std::pair<std::string, Value>> fields;  // a name that ends in "bytes" counts bytes
   std::vector<Table> tables;
