@@ -2,34 +2,19 @@
 
 #include <unistd.h>
 
-#include <array>
 #include <bit>
 #include <chrono>
 #include <string>
 
+#include "data/crc32c.h"
+
 namespace ossature {
 namespace {
-
-/// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78).
-std::uint32_t crc32c(std::string_view bytes) {
-  static constexpr auto kTable = [] {
-    std::array<std::uint32_t, 256> table{};
-    for (std::uint32_t i = 0; i < table.size(); ++i) {
-      std::uint32_t value = i;
-      for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ ((value & 1) != 0 ? 0x82f63b78U : 0);
-      table[i] = value;
-    }
-    return table;
-  }();
-  std::uint32_t crc = ~0U;
-  for (const char c : bytes) crc = (crc >> 8) ^ kTable[(crc ^ static_cast<unsigned char>(c)) & 0xff];
-  return ~crc;
-}
 
 /// TFRecord stores checksums rotated and offset (tensorflow/core/lib/hash/crc32c.h), so that a checksum of data that
 /// holds checksums stays useful.
 std::uint32_t masked_crc32c(std::string_view bytes) {
-  return std::rotr(crc32c(bytes), 15) + 0xa282ead8U;
+  return std::rotr(crc32c(bytes.data(), bytes.size()), 15) + 0xa282ead8U;
 }
 
 template <class Unsigned>

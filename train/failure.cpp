@@ -9,6 +9,7 @@
 #include <new>
 #include <system_error>
 
+#include "data/data_error.h"
 #include "model/config.h"
 #include "train/errors.h"
 #include "train/recipe.h"
@@ -37,6 +38,7 @@ bool is_out_of_memory(const std::string& what) {
 Failure describe_failure(const std::exception& error) {
   if (dynamic_cast<const RecipeError*>(&error) != nullptr) return {2, error.what()};
   if (dynamic_cast<const CheckpointError*>(&error) != nullptr) return {3, error.what()};
+  if (dynamic_cast<const DataError*>(&error) != nullptr) return {3, error.what()};
   if (dynamic_cast<const NonFiniteError*>(&error) != nullptr) return {4, error.what()};
   if (dynamic_cast<const InterruptedError*>(&error) != nullptr) return {130, error.what()};
   if (const auto* system = dynamic_cast<const std::system_error*>(&error)) return {code_of(*system), error.what()};

@@ -48,6 +48,9 @@ int main(int argc, char** argv) {
   CLI::App app("Fine-tunes gpt-oss on your own machine.", "ossature");
   app.set_version_flag("--version", "ossature " OSSATURE_VERSION);
   app.require_subcommand(1);
+  ossature::register_train(app);
+  ossature::register_eval(app);
+  ossature::register_export(app);
   ossature::register_inspect(app);
   ossature::register_recipes(app);
   return ossature::run(app, argc, argv);

@@ -94,7 +94,7 @@ class Run {
         recomputes_(should_recompute(recipe, model_.checkpoint().config())) {
     const auto accumulation = recipe.train.gradient_accumulation_steps;
     total_micro_batches_ =
-        std::max<std::int64_t>(1, std::llround(static_cast<double>(loader_.batches_in_epoch(0)) * recipe.train.epochs));
+        std::max<std::int64_t>(1, std::llround(static_cast<double>(loader_.batches_in_epoch()) * recipe.train.epochs));
     total_steps_ = (total_micro_batches_ + accumulation - 1) / accumulation;
     if (recipe.train.max_steps) total_steps_ = std::min(total_steps_, *recipe.train.max_steps);
     prepare_run_dir(recipe, resume);
@@ -219,7 +219,7 @@ class Run {
               << config.num_local_experts << " experts, " << model_.checkpoint().num_parameters() << " parameters\n"
               << "trained parameters\n"
               << model_.summary() << "data " << recipe_.data.train.string() << ": " << train_file_->num_samples()
-              << " samples, " << train_file_->num_tokens() << " tokens, " << loader_.batches_in_epoch(0)
+              << " samples, " << train_file_->num_tokens() << " tokens, " << loader_.batches_in_epoch()
               << " micro-batches an epoch\n"
               << total_steps_ << " steps, recomputation " << (recomputes_ ? "on" : "off") << ", "
               << at::get_num_threads() << " threads";

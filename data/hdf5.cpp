@@ -1,0 +1,136 @@
+#include "data/hdf5.h"
+
+#include "data/data_error.h"
+
+namespace ossature::hdf5 {
+namespace {
+
+Handle string_type() {
+  Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
+  H5Tset_size(type.get(), H5T_VARIABLE);
+  H5Tset_cset(type.get(), H5T_CSET_UTF8);
+  return type;
+}
+
+[[noreturn]] void fail(const std::filesystem::path& path, const std::string& what) {
+  throw DataError(path.string() + ": " + what + "; make the file with ossature prepare, or as data/README.md describes");
+}
+
+Handle open_attribute(const Handle& file, const char* name, H5T_class_t type_class, const char* expected,
+                      const std::filesystem::path& path) {
+  if (!has_attribute(file, name)) fail(path, std::string("attribute \"") + name + "\" is missing");
+  Handle attribute(H5Aopen(file.get(), name, H5P_DEFAULT), H5Aclose);
+  const Handle type(H5Aget_type(attribute.get()), H5Tclose);
+  const Handle space(H5Aget_space(attribute.get()), H5Sclose);
+  if (!attribute.is_valid() || H5Tget_class(type.get()) != type_class || H5Sget_simple_extent_npoints(space.get()) != 1) {
+    fail(path, std::string("attribute \"") + name + "\" is not " + expected);
+  }
+  return attribute;
+}
+
+}  // namespace
+
+void silence() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+
+std::mutex& library_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+bool has_attribute(const Handle& file, const char* name) { return H5Aexists(file.get(), name) > 0; }
+
+std::int64_t read_integer_attribute(const Handle& file, const char* name, const std::filesystem::path& path) {
+  const Handle attribute = open_attribute(file, name, H5T_INTEGER, "one integer", path);
+  std::int64_t value = 0;
+  if (H5Aread(attribute.get(), H5T_NATIVE_INT64, &value) < 0) fail(path, std::string("attribute \"") + name + "\" is unreadable");
+  return value;
+}
+
+std::string read_string_attribute(const Handle& file, const char* name, const std::filesystem::path& path) {
+  const Handle attribute = open_attribute(file, name, H5T_STRING, "one string", path);
+  const Handle stored(H5Aget_type(attribute.get()), H5Tclose);
+  if (H5Tis_variable_str(stored.get()) > 0) {
+    char* text = nullptr;
+    const Handle type = string_type();
+    H5Tset_cset(type.get(), H5Tget_cset(stored.get()));
+    if (H5Aread(attribute.get(), type.get(), &text) < 0 || text == nullptr) {
+      fail(path, std::string("attribute \"") + name + "\" is unreadable");
+    }
+    std::string value = text;
+    H5free_memory(text);
+    return value;
+  }
+  const auto size = H5Tget_size(stored.get());
+  constexpr std::size_t kLongest = 1 << 16;
+  if (size > kLongest) fail(path, std::string("attribute \"") + name + "\" is too long");
+  std::string value(size, '\0');
+  if (H5Aread(attribute.get(), stored.get(), value.data()) < 0) {
+    fail(path, std::string("attribute \"") + name + "\" is unreadable");
+  }
+  value.resize(value.find('\0') == std::string::npos ? value.size() : value.find('\0'));
+  return value;
+}
+
+bool write_integer_attribute(const Handle& file, const char* name, std::int64_t value) {
+  const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
+  const Handle attribute(H5Acreate2(file.get(), name, H5T_STD_I64LE, space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+  return attribute.is_valid() && H5Awrite(attribute.get(), H5T_NATIVE_INT64, &value) >= 0;
+}
+
+bool write_string_attribute(const Handle& file, const char* name, const std::string& value) {
+  const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
+  const Handle type = string_type();
+  const Handle attribute(H5Acreate2(file.get(), name, type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
+  const char* text = value.c_str();
+  return attribute.is_valid() && H5Awrite(attribute.get(), type.get(), &text) >= 0;
+}
+
+Column open_column(const Handle& file, const char* name, H5T_class_t type_class, const std::filesystem::path& path) {
+  if (H5Lexists(file.get(), name, H5P_DEFAULT) <= 0) fail(path, std::string("dataset ") + name + " is missing");
+  Column column{Handle(H5Dopen2(file.get(), name, H5P_DEFAULT), H5Dclose)};
+  if (!column.dataset.is_valid()) fail(path, std::string(name) + " is not a readable dataset");
+  const Handle space(H5Dget_space(column.dataset.get()), H5Sclose);
+  const int rank = H5Sget_simple_extent_ndims(space.get());
+  if (rank != 1) fail(path, std::string("dataset ") + name + " has " + std::to_string(rank) + " dimensions, expected 1");
+  const Handle type(H5Dget_type(column.dataset.get()), H5Tclose);
+  if (H5Tget_class(type.get()) != type_class) {
+    fail(path, std::string("dataset ") + name + " holds no " + (type_class == H5T_INTEGER ? "integers" : "floating-point numbers"));
+  }
+  hsize_t length = 0;
+  H5Sget_simple_extent_dims(space.get(), &length, nullptr);
+  column.length = static_cast<std::int64_t>(length);
+  return column;
+}
+
+bool read_column(const Column& column, std::int64_t first, std::int64_t count, hid_t memory_type, void* out) {
+  if (count == 0) return true;
+  const Handle space(H5Dget_space(column.dataset.get()), H5Sclose);
+  const auto start = static_cast<hsize_t>(first), size = static_cast<hsize_t>(count);
+  const Handle memory(H5Screate_simple(1, &size, nullptr), H5Sclose);
+  return H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, &start, nullptr, &size, nullptr) >= 0 &&
+         H5Dread(column.dataset.get(), memory_type, memory.get(), space.get(), H5P_DEFAULT, out) >= 0;
+}
+
+Column create_column(const Handle& file, const char* name, hid_t stored_type) {
+  const hsize_t none = 0, unlimited = H5S_UNLIMITED;
+  const hsize_t chunk = kChunkElements * 4 / std::max<hsize_t>(4, H5Tget_size(stored_type));
+  const Handle space(H5Screate_simple(1, &none, &unlimited), H5Sclose);
+  const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
+  H5Pset_chunk(properties.get(), 1, &chunk);
+  H5Pset_deflate(properties.get(), 1);
+  H5Pset_fletcher32(properties.get());
+  return {Handle(H5Dcreate2(file.get(), name, stored_type, space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT), H5Dclose)};
+}
+
+bool append_column(Column& column, std::int64_t count, hid_t memory_type, const void* values) {
+  if (count == 0) return true;
+  const auto start = static_cast<hsize_t>(column.length), size = static_cast<hsize_t>(count), total = start + size;
+  if (!column.dataset.is_valid() || H5Dset_extent(column.dataset.get(), &total) < 0) return false;
+  const Handle space(H5Dget_space(column.dataset.get()), H5Sclose);
+  const Handle memory(H5Screate_simple(1, &size, nullptr), H5Sclose);
+  column.length += count;
+  return H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, &start, nullptr, &size, nullptr) >= 0 &&
+         H5Dwrite(column.dataset.get(), memory_type, memory.get(), space.get(), H5P_DEFAULT, values) >= 0;
+}
+
+}  // namespace ossature::hdf5

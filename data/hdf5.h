@@ -1,0 +1,78 @@
+// The little of HDF5's C API that token files need, with owned handles and errors that name the file. Internal to data/.
+#pragma once
+
+#include <hdf5.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace ossature::hdf5 {
+
+/// Values a chunk of a dataset: 256 KiB of 4-byte elements, which stays in HDF5's default chunk cache.
+inline constexpr hsize_t kChunkElements = 65536;
+
+/// An HDF5 identifier that is closed with its owner.
+class Handle {
+ public:
+  using Close = herr_t (*)(hid_t);
+  Handle() = default;
+  Handle(hid_t id, Close close) : id_(id), close_(close) {}
+  ~Handle() { reset(); }
+  Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, H5I_INVALID_HID)), close_(other.close_) {}
+  Handle& operator=(Handle&& other) noexcept {
+    if (this != &other) {
+      reset();
+      id_ = std::exchange(other.id_, H5I_INVALID_HID);
+      close_ = other.close_;
+    }
+    return *this;
+  }
+  [[nodiscard]] hid_t get() const { return id_; }
+  [[nodiscard]] bool is_valid() const { return id_ >= 0; }
+  /// Closes now; false if HDF5 reports a failure (for a file: that it could not be flushed).
+  bool reset() {
+    const bool ok = id_ < 0 || close_(id_) >= 0;
+    id_ = H5I_INVALID_HID;
+    return ok;
+  }
+
+ private:
+  hid_t id_ = H5I_INVALID_HID;
+  Close close_ = nullptr;
+};
+
+/// Keeps HDF5 from printing its error stack; our messages say what matters. Affects the calling thread.
+void silence();
+
+/// The one lock around HDF5: Debian's library is thread-safe by such a lock of its own, other builds are not safe at all.
+std::mutex& library_mutex();
+
+/// Attribute `name` of the root group. Throws DataError naming `path` if absent or of another type.
+std::int64_t read_integer_attribute(const Handle& file, const char* name, const std::filesystem::path& path);
+std::string read_string_attribute(const Handle& file, const char* name, const std::filesystem::path& path);
+bool has_attribute(const Handle& file, const char* name);
+/// Return false when HDF5 fails.
+bool write_integer_attribute(const Handle& file, const char* name, std::int64_t value);
+bool write_string_attribute(const Handle& file, const char* name, const std::string& value);
+
+/// A dataset of one dimension and its length.
+struct Column {
+  Handle dataset;
+  std::int64_t length = 0;
+};
+/// Opens dataset `name` and checks that it has one dimension and values of class `type` (H5T_INTEGER or H5T_FLOAT). Throws DataError.
+Column open_column(const Handle& file, const char* name, H5T_class_t type, const std::filesystem::path& path);
+
+/// Reads `count` values from `first` as `memory_type` into `out`; false when HDF5 fails (damage, mostly).
+bool read_column(const Column& column, std::int64_t first, std::int64_t count, hid_t memory_type, void* out);
+
+/// A new, extendible column: chunked, deflate 1, Fletcher32.
+Column create_column(const Handle& file, const char* name, hid_t stored_type);
+/// Appends; false when HDF5 fails (a full disk, mostly).
+bool append_column(Column& column, std::int64_t count, hid_t memory_type, const void* values);
+
+}  // namespace ossature::hdf5

@@ -1,0 +1,182 @@
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+#include <vector>
+
+#include "data/crc32c.h"
+#include "data/hdf5.h"
+#include "data/token_file.h"
+#include "data/token_file_format.h"
+
+namespace ossature {
+
+using namespace token_file;  // NOLINT: the names of this file's subject
+
+namespace {
+
+/// HDF5 does not hand errno on reliably; what remains when a write fails is the disk.
+[[noreturn]] void fail_writing(const std::filesystem::path& path) {
+  throw std::system_error(errno != 0 ? errno : EIO, std::generic_category(), path.string() + ": cannot be written");
+}
+
+std::filesystem::path temporary_name(const std::filesystem::path& path) {
+  return path.string() + ".partial-" + std::to_string(getpid());
+}
+
+hdf5::Handle create_file(const std::filesystem::path& path) {
+  hdf5::silence();
+  hdf5::Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
+  if (!file.is_valid()) fail_writing(path);
+  return file;
+}
+
+}  // namespace
+
+struct TokenFileWriter::Contents {
+  std::filesystem::path path, temporary;
+  hdf5::Handle file;
+  hdf5::Column tokens, loss_weights, offsets, sources, checksums;
+  std::vector<std::int32_t> token_buffer;
+  std::vector<float> weight_buffer;
+  std::vector<std::int64_t> offset_buffer{0};
+  std::vector<std::uint64_t> source_buffer;
+  std::vector<std::string> source_files;
+  std::vector<std::uint32_t> sums;  // of complete blocks: tokens, weights, tokens, ...
+  std::uint32_t token_sum = 0, weight_sum = 0;
+  std::int64_t num_tokens = 0, num_samples = 0;
+  bool finished = false;
+
+  /// The file and line of "chats.jsonl:12" as one number.
+  std::uint64_t encode_source(std::string_view source) {
+    const auto colon = source.rfind(':');
+    std::uint64_t line = 0;
+    std::string_view name = source;
+    if (colon != std::string_view::npos && colon + 1 < source.size() &&
+        source.find_first_not_of("0123456789", colon + 1) == std::string_view::npos) {
+      line = std::stoull(std::string(source.substr(colon + 1)));
+      name = source.substr(0, colon);
+    }
+    if (source_files.empty() || source_files.back() != name) source_files.emplace_back(name);
+    return (static_cast<std::uint64_t>(source_files.size() - 1) << 32) | (line & 0xffffffffu);
+  }
+
+  /// Adds what is buffered to the checksums, whose blocks end after kChecksumBlock tokens, and to the file.
+  void flush() {
+    std::size_t done = 0;
+    const std::int64_t before = num_tokens - static_cast<std::int64_t>(token_buffer.size());
+    while (done < token_buffer.size()) {
+      const auto position = (before + static_cast<std::int64_t>(done)) % kChecksumBlock;
+      const auto count = std::min(token_buffer.size() - done, static_cast<std::size_t>(kChecksumBlock - position));
+      token_sum = crc32c(token_buffer.data() + done, count * 4, token_sum);
+      weight_sum = crc32c(weight_buffer.data() + done, count * 4, weight_sum);
+      done += count;
+      if (position + static_cast<std::int64_t>(count) == kChecksumBlock) end_block();
+    }
+    const std::lock_guard lock(hdf5::library_mutex());
+    hdf5::silence();
+    errno = 0;
+    const bool ok =
+        hdf5::append_column(tokens, static_cast<std::int64_t>(token_buffer.size()), H5T_NATIVE_INT32, token_buffer.data()) &&
+        hdf5::append_column(loss_weights, static_cast<std::int64_t>(weight_buffer.size()), H5T_NATIVE_FLOAT, weight_buffer.data()) &&
+        hdf5::append_column(offsets, static_cast<std::int64_t>(offset_buffer.size()), H5T_NATIVE_INT64, offset_buffer.data()) &&
+        hdf5::append_column(sources, static_cast<std::int64_t>(source_buffer.size()), H5T_NATIVE_UINT64, source_buffer.data());
+    if (!ok) fail_writing(temporary);
+    token_buffer.clear();
+    weight_buffer.clear();
+    offset_buffer.clear();
+    source_buffer.clear();
+  }
+
+  void end_block() {
+    sums.push_back(token_sum);
+    sums.push_back(weight_sum);
+    token_sum = weight_sum = 0;
+  }
+};
+
+TokenFileWriter::TokenFileWriter(const std::filesystem::path& path, std::int64_t vocab_size,
+                                 const std::string& tokenizer_sha256)
+    : contents_(std::make_unique<Contents>()) {
+  Contents& c = *contents_;
+  c.path = path;
+  c.temporary = temporary_name(path);
+  const std::lock_guard lock(hdf5::library_mutex());
+  errno = 0;
+  c.file = create_file(c.temporary);
+  const bool ok = hdf5::write_string_attribute(c.file, kFormatAttribute, kFormat) &&
+                  hdf5::write_integer_attribute(c.file, kVersionAttribute, kVersion) &&
+                  hdf5::write_integer_attribute(c.file, kVocabSizeAttribute, vocab_size) &&
+                  hdf5::write_string_attribute(c.file, kTokenizerAttribute, tokenizer_sha256);
+  c.tokens = hdf5::create_column(c.file, kTokens, H5T_STD_I32LE);
+  c.loss_weights = hdf5::create_column(c.file, kLossWeights, H5T_IEEE_F32LE);
+  c.offsets = hdf5::create_column(c.file, kSampleOffsets, H5T_STD_I64LE);
+  c.sources = hdf5::create_column(c.file, kSampleSources, H5T_STD_U64LE);
+  c.checksums = hdf5::create_column(c.file, kChecksums, H5T_STD_U32LE);
+  if (!ok) fail_writing(c.temporary);
+}
+
+TokenFileWriter::~TokenFileWriter() {
+  const std::lock_guard lock(hdf5::library_mutex());
+  const auto temporary = contents_->temporary;
+  const bool finished = contents_->finished;
+  contents_.reset();
+  std::error_code ignored;
+  if (!finished) std::filesystem::remove(temporary, ignored);
+}
+
+void TokenFileWriter::add(std::span<const std::int32_t> tokens, std::span<const float> loss_weights, std::string_view source) {
+  Contents& c = *contents_;
+  if (tokens.size() != loss_weights.size()) throw std::invalid_argument("a sample has one loss weight for each token");
+  c.token_buffer.insert(c.token_buffer.end(), tokens.begin(), tokens.end());
+  c.weight_buffer.insert(c.weight_buffer.end(), loss_weights.begin(), loss_weights.end());
+  c.num_tokens += static_cast<std::int64_t>(tokens.size());
+  ++c.num_samples;
+  c.offset_buffer.push_back(c.num_tokens);
+  c.source_buffer.push_back(c.encode_source(source));
+  constexpr std::size_t kBufferedTokens = 1 << 20;
+  if (c.token_buffer.size() >= kBufferedTokens) c.flush();
+}
+
+void TokenFileWriter::finish() {
+  Contents& c = *contents_;
+  c.flush();
+  if (c.num_tokens % kChecksumBlock != 0) c.end_block();
+  const std::lock_guard lock(hdf5::library_mutex());
+  hdf5::silence();
+  errno = 0;
+  std::string names;
+  for (const std::string& name : c.source_files) names += name + "\n";
+  bool ok = hdf5::append_column(c.checksums, static_cast<std::int64_t>(c.sums.size()), H5T_NATIVE_UINT32, c.sums.data()) &&
+            hdf5::write_string_attribute(c.file, kSourceFilesAttribute, names);
+  for (hdf5::Column* column : {&c.tokens, &c.loss_weights, &c.offsets, &c.sources, &c.checksums}) {
+    ok = column->dataset.reset() && ok;
+  }
+  ok = H5Fflush(c.file.get(), H5F_SCOPE_GLOBAL) >= 0 && ok;
+  ok = c.file.reset() && ok;
+  if (!ok) fail_writing(c.temporary);
+  std::filesystem::rename(c.temporary, c.path);
+  c.finished = true;
+}
+
+std::int64_t TokenFileWriter::num_tokens() const { return contents_->num_tokens; }
+std::int64_t TokenFileWriter::num_samples() const { return contents_->num_samples; }
+
+void write_logprobs(const std::filesystem::path& path, std::span<const float> logprobs) {
+  const std::lock_guard lock(hdf5::library_mutex());
+  const auto temporary = temporary_name(path);
+  errno = 0;
+  hdf5::Handle file = create_file(temporary);
+  hdf5::Column column = hdf5::create_column(file, "/logprobs", H5T_IEEE_F32LE);
+  bool ok = hdf5::append_column(column, static_cast<std::int64_t>(logprobs.size()), H5T_NATIVE_FLOAT, logprobs.data());
+  ok = column.dataset.reset() && ok;
+  ok = file.reset() && ok;
+  if (!ok) {
+    std::error_code ignored;
+    std::filesystem::remove(temporary, ignored);
+    fail_writing(path);
+  }
+  std::filesystem::rename(temporary, path);
+}
+
+}  // namespace ossature
