@@ -48,6 +48,7 @@ int main(int argc, char** argv) {
   CLI::App app("Fine-tunes gpt-oss on your own machine.", "ossature");
   app.set_version_flag("--version", "ossature " OSSATURE_VERSION);
   app.require_subcommand(1);
+  ossature::register_init(app);
   ossature::register_train(app);
   ossature::register_eval(app);
   ossature::register_export(app);
