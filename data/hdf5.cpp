@@ -13,7 +13,8 @@ Handle string_type() {
 }
 
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& what) {
-  throw DataError(path.string() + ": " + what + "; make the file with ossature prepare, or as data/README.md describes");
+  throw DataError(path.string() + ": " + what +
+                  "; make the file with ossature prepare, or as data/README.md describes");
 }
 
 Handle open_attribute(const Handle& file, const char* name, H5T_class_t type_class, const char* expected,
@@ -22,7 +23,8 @@ Handle open_attribute(const Handle& file, const char* name, H5T_class_t type_cla
   Handle attribute(H5Aopen(file.get(), name, H5P_DEFAULT), H5Aclose);
   const Handle type(H5Aget_type(attribute.get()), H5Tclose);
   const Handle space(H5Aget_space(attribute.get()), H5Sclose);
-  if (!attribute.is_valid() || H5Tget_class(type.get()) != type_class || H5Sget_simple_extent_npoints(space.get()) != 1) {
+  if (!attribute.is_valid() || H5Tget_class(type.get()) != type_class ||
+      H5Sget_simple_extent_npoints(space.get()) != 1) {
     fail(path, std::string("attribute \"") + name + "\" is not " + expected);
   }
   return attribute;
@@ -30,19 +32,24 @@ Handle open_attribute(const Handle& file, const char* name, H5T_class_t type_cla
 
 }  // namespace
 
-void silence() { H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr); }
+void silence() {
+  H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+}
 
 std::mutex& library_mutex() {
   static std::mutex mutex;
   return mutex;
 }
 
-bool has_attribute(const Handle& file, const char* name) { return H5Aexists(file.get(), name) > 0; }
+bool has_attribute(const Handle& file, const char* name) {
+  return H5Aexists(file.get(), name) > 0;
+}
 
 std::int64_t read_integer_attribute(const Handle& file, const char* name, const std::filesystem::path& path) {
   const Handle attribute = open_attribute(file, name, H5T_INTEGER, "one integer", path);
   std::int64_t value = 0;
-  if (H5Aread(attribute.get(), H5T_NATIVE_INT64, &value) < 0) fail(path, std::string("attribute \"") + name + "\" is unreadable");
+  if (H5Aread(attribute.get(), H5T_NATIVE_INT64, &value) < 0)
+    fail(path, std::string("attribute \"") + name + "\" is unreadable");
   return value;
 }
 
@@ -91,10 +98,12 @@ Column open_column(const Handle& file, const char* name, H5T_class_t type_class,
   if (!column.dataset.is_valid()) fail(path, std::string(name) + " is not a readable dataset");
   const Handle space(H5Dget_space(column.dataset.get()), H5Sclose);
   const int rank = H5Sget_simple_extent_ndims(space.get());
-  if (rank != 1) fail(path, std::string("dataset ") + name + " has " + std::to_string(rank) + " dimensions, expected 1");
+  if (rank != 1)
+    fail(path, std::string("dataset ") + name + " has " + std::to_string(rank) + " dimensions, expected 1");
   const Handle type(H5Dget_type(column.dataset.get()), H5Tclose);
   if (H5Tget_class(type.get()) != type_class) {
-    fail(path, std::string("dataset ") + name + " holds no " + (type_class == H5T_INTEGER ? "integers" : "floating-point numbers"));
+    fail(path, std::string("dataset ") + name + " holds no " +
+                   (type_class == H5T_INTEGER ? "integers" : "floating-point numbers"));
   }
   hsize_t length = 0;
   H5Sget_simple_extent_dims(space.get(), &length, nullptr);
@@ -119,7 +128,8 @@ Column create_column(const Handle& file, const char* name, hid_t stored_type) {
   H5Pset_chunk(properties.get(), 1, &chunk);
   H5Pset_deflate(properties.get(), 1);
   H5Pset_fletcher32(properties.get());
-  return {Handle(H5Dcreate2(file.get(), name, stored_type, space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT), H5Dclose)};
+  return {Handle(H5Dcreate2(file.get(), name, stored_type, space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT),
+                 H5Dclose)};
 }
 
 bool append_column(Column& column, std::int64_t count, hid_t memory_type, const void* values) {

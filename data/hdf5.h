@@ -1,4 +1,5 @@
-// The little of HDF5's C API that token files need, with owned handles and errors that name the file. Internal to data/.
+// The little of HDF5's C API that token files need, with owned handles and errors that name the file. Internal to
+// data/.
 #pragma once
 
 #include <hdf5.h>
@@ -48,7 +49,8 @@ class Handle {
 /// Keeps HDF5 from printing its error stack; our messages say what matters. Affects the calling thread.
 void silence();
 
-/// The one lock around HDF5: Debian's library is thread-safe by such a lock of its own, other builds are not safe at all.
+/// The one lock around HDF5: Debian's library is thread-safe by such a lock of its own, other builds are not safe at
+/// all.
 std::mutex& library_mutex();
 
 /// Attribute `name` of the root group. Throws DataError naming `path` if absent or of another type.
@@ -64,7 +66,8 @@ struct Column {
   Handle dataset;
   std::int64_t length = 0;
 };
-/// Opens dataset `name` and checks that it has one dimension and values of class `type` (H5T_INTEGER or H5T_FLOAT). Throws DataError.
+/// Opens dataset `name` and checks that it has one dimension and values of class `type` (H5T_INTEGER or H5T_FLOAT).
+/// Throws DataError.
 Column open_column(const Handle& file, const char* name, H5T_class_t type, const std::filesystem::path& path);
 
 /// Reads `count` values from `first` as `memory_type` into `out`; false when HDF5 fails (damage, mostly).

@@ -37,7 +37,8 @@ Batch read_samples(const TokenFileReader& file, const std::vector<std::int64_t>&
 /// The rows of each epoch.
 class Plan {
  public:
-  Plan(std::shared_ptr<const TokenFileReader> file, const LoaderOptions& options) : file_(std::move(file)), options_(options) {
+  Plan(std::shared_ptr<const TokenFileReader> file, const LoaderOptions& options)
+      : file_(std::move(file)), options_(options) {
     const auto offsets = file_->sample_offsets();
     for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
       const auto length = offsets[s + 1] - offsets[s];
@@ -46,12 +47,14 @@ class Plan {
       if (length > 0) samples_.push_back(static_cast<std::int64_t>(s));
       if (length > options.sequence_length) {
         const auto sample = static_cast<std::int64_t>(s);
-        throw DataError(file_->path().string() + ": " + file_->sample_source(sample) + " has " + std::to_string(length) +
-                        " tokens, data.sequence_length is " + std::to_string(options.sequence_length) +
+        throw DataError(file_->path().string() + ": " + file_->sample_source(sample) + " has " +
+                        std::to_string(length) + " tokens, data.sequence_length is " +
+                        std::to_string(options.sequence_length) +
                         "; raise it, or prepare the data with shorter samples");
       }
     }
-    if (samples_.empty()) throw DataError(file_->path().string() + ": holds no token; prepare it from files that have some");
+    if (samples_.empty())
+      throw DataError(file_->path().string() + ": holds no token; prepare it from files that have some");
     num_rows_ = static_cast<std::int64_t>(rows_of(0).size());
   }
 
@@ -185,11 +188,21 @@ class Loader::Thread {
 Loader::Loader(std::shared_ptr<const TokenFileReader> file, LoaderOptions options)
     : thread_(std::make_unique<Thread>(std::move(file), options)) {}
 Loader::~Loader() = default;
-std::int64_t Loader::batches_in_epoch() const { return thread_->plan().batches_in_epoch(); }
-double Loader::packing_efficiency() const { return thread_->plan().efficiency(); }
-Batch Loader::next() { return thread_->next(); }
-LoaderPosition Loader::position() const { return thread_->position(); }
-void Loader::seek(LoaderPosition position) { thread_->seek(position); }
+std::int64_t Loader::batches_in_epoch() const {
+  return thread_->plan().batches_in_epoch();
+}
+double Loader::packing_efficiency() const {
+  return thread_->plan().efficiency();
+}
+Batch Loader::next() {
+  return thread_->next();
+}
+LoaderPosition Loader::position() const {
+  return thread_->position();
+}
+void Loader::seek(LoaderPosition position) {
+  thread_->seek(position);
+}
 
 SequentialReader::SequentialReader(std::shared_ptr<const TokenFileReader> file, std::int64_t max_tokens)
     : file_(std::move(file)), max_tokens_(max_tokens) {}

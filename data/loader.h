@@ -1,4 +1,5 @@
-// Batches from a token file: for training endless, shuffled and packed, read ahead by a thread; for evaluation once, in order.
+// Batches from a token file: for training endless, shuffled and packed, read ahead by a thread; for evaluation once, in
+// order.
 #pragma once
 
 #include <cstdint>
@@ -51,7 +52,8 @@ class Loader {
   std::unique_ptr<Thread> thread_;
 };
 
-/// All samples once, in the order of the file, in batches of whole samples that have up to `max_tokens` tokens (or one longer sample).
+/// All samples once, in the order of the file, in batches of whole samples that have up to `max_tokens` tokens (or one
+/// longer sample).
 class SequentialReader {
  public:
   SequentialReader(std::shared_ptr<const TokenFileReader> file, std::int64_t max_tokens);

@@ -1,5 +1,5 @@
-// Token files: tokenized samples with the weight of each token in the loss, in HDF5. The format is described in data/README.md.
-// Sizes: N tokens, S samples.
+// Token files: tokenized samples with the weight of each token in the loss, in HDF5. The format is described in
+// data/README.md. Sizes: N tokens, S samples.
 #pragma once
 
 #include <cstdint>
@@ -13,9 +13,9 @@
 
 namespace ossature {
 
-/// Reads a token file. Opening checks all of its structure (attributes, types, sizes, offsets) but no token; tokens and weights are
-/// checked as they are read, since anyone may write such a file. Safe to use from several threads: calls wait for each other, as
-/// HDF5 itself does.
+/// Reads a token file. Opening checks all of its structure (attributes, types, sizes, offsets) but no token; tokens and
+/// weights are checked as they are read, since anyone may write such a file. Safe to use from several threads: calls
+/// wait for each other, as HDF5 itself does.
 class TokenFileReader {
  public:
   /// Throws DataError if the file cannot be opened or breaks the format.
@@ -33,14 +33,16 @@ class TokenFileReader {
   /// [S + 1]: sample s has tokens sample_offsets()[s] .. sample_offsets()[s + 1].
   [[nodiscard]] std::span<const std::int64_t> sample_offsets() const;
 
-  /// Tokens first .. first + out.size(). Throws DataError on damage or on an id outside of the vocabulary, naming the position.
+  /// Tokens first .. first + out.size(). Throws DataError on damage or on an id outside of the vocabulary, naming the
+  /// position.
   void read_tokens(std::int64_t first, std::span<std::int32_t> out) const;
   /// Their loss weights. Throws DataError on damage or on a weight that is negative or not finite.
   void read_loss_weights(std::int64_t first, std::span<float> out) const;
   /// Where sample `s` came from ("chats.jsonl:12"); "sample 3" where the file does not say.
   [[nodiscard]] std::string sample_source(std::int64_t s) const;
 
-  /// Reads everything and compares it with the file's own checksums, where it has them. Throws DataError naming the damaged part.
+  /// Reads everything and compares it with the file's own checksums, where it has them. Throws DataError naming the
+  /// damaged part.
   void verify() const;
 
  private:
@@ -71,7 +73,8 @@ class TokenFileWriter {
   std::unique_ptr<Contents> contents_;
 };
 
-/// Writes /logprobs float32 [N], aligned with the tokens of a token file, into a file of its own (temporary name, then renamed).
+/// Writes /logprobs float32 [N], aligned with the tokens of a token file, into a file of its own (temporary name, then
+/// renamed).
 void write_logprobs(const std::filesystem::path& path, std::span<const float> logprobs);
 
 }  // namespace ossature

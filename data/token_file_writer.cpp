@@ -76,11 +76,14 @@ struct TokenFileWriter::Contents {
     const std::lock_guard lock(hdf5::library_mutex());
     hdf5::silence();
     errno = 0;
-    const bool ok =
-        hdf5::append_column(tokens, static_cast<std::int64_t>(token_buffer.size()), H5T_NATIVE_INT32, token_buffer.data()) &&
-        hdf5::append_column(loss_weights, static_cast<std::int64_t>(weight_buffer.size()), H5T_NATIVE_FLOAT, weight_buffer.data()) &&
-        hdf5::append_column(offsets, static_cast<std::int64_t>(offset_buffer.size()), H5T_NATIVE_INT64, offset_buffer.data()) &&
-        hdf5::append_column(sources, static_cast<std::int64_t>(source_buffer.size()), H5T_NATIVE_UINT64, source_buffer.data());
+    const bool ok = hdf5::append_column(tokens, static_cast<std::int64_t>(token_buffer.size()), H5T_NATIVE_INT32,
+                                        token_buffer.data()) &&
+                    hdf5::append_column(loss_weights, static_cast<std::int64_t>(weight_buffer.size()), H5T_NATIVE_FLOAT,
+                                        weight_buffer.data()) &&
+                    hdf5::append_column(offsets, static_cast<std::int64_t>(offset_buffer.size()), H5T_NATIVE_INT64,
+                                        offset_buffer.data()) &&
+                    hdf5::append_column(sources, static_cast<std::int64_t>(source_buffer.size()), H5T_NATIVE_UINT64,
+                                        source_buffer.data());
     if (!ok) fail_writing(temporary);
     token_buffer.clear();
     weight_buffer.clear();
@@ -125,7 +128,8 @@ TokenFileWriter::~TokenFileWriter() {
   if (!finished) std::filesystem::remove(temporary, ignored);
 }
 
-void TokenFileWriter::add(std::span<const std::int32_t> tokens, std::span<const float> loss_weights, std::string_view source) {
+void TokenFileWriter::add(std::span<const std::int32_t> tokens, std::span<const float> loss_weights,
+                          std::string_view source) {
   Contents& c = *contents_;
   if (tokens.size() != loss_weights.size()) throw std::invalid_argument("a sample has one loss weight for each token");
   c.token_buffer.insert(c.token_buffer.end(), tokens.begin(), tokens.end());
@@ -147,8 +151,9 @@ void TokenFileWriter::finish() {
   errno = 0;
   std::string names;
   for (const std::string& name : c.source_files) names += name + "\n";
-  bool ok = hdf5::append_column(c.checksums, static_cast<std::int64_t>(c.sums.size()), H5T_NATIVE_UINT32, c.sums.data()) &&
-            hdf5::write_string_attribute(c.file, kSourceFilesAttribute, names);
+  bool ok =
+      hdf5::append_column(c.checksums, static_cast<std::int64_t>(c.sums.size()), H5T_NATIVE_UINT32, c.sums.data()) &&
+      hdf5::write_string_attribute(c.file, kSourceFilesAttribute, names);
   for (hdf5::Column* column : {&c.tokens, &c.loss_weights, &c.offsets, &c.sources, &c.checksums}) {
     ok = column->dataset.reset() && ok;
   }
@@ -159,8 +164,12 @@ void TokenFileWriter::finish() {
   c.finished = true;
 }
 
-std::int64_t TokenFileWriter::num_tokens() const { return contents_->num_tokens; }
-std::int64_t TokenFileWriter::num_samples() const { return contents_->num_samples; }
+std::int64_t TokenFileWriter::num_tokens() const {
+  return contents_->num_tokens;
+}
+std::int64_t TokenFileWriter::num_samples() const {
+  return contents_->num_samples;
+}
 
 void write_logprobs(const std::filesystem::path& path, std::span<const float> logprobs) {
   const std::lock_guard lock(hdf5::library_mutex());

@@ -43,7 +43,8 @@ std::int64_t numel(const std::vector<std::int64_t>& shape) {
 void write_normal(std::uint64_t stream, std::int64_t count, const ByteSink& sink) {
   for (std::int64_t first = 0; first < count; first += kChunk) {
     auto generator = at::make_generator<at::CPUGeneratorImpl>(mix(stream + static_cast<std::uint64_t>(first)));
-    const at::Tensor values = at::empty({std::min(kChunk, count - first)}, at::kFloat).normal_(0.0, kInitializerRange, generator);
+    const at::Tensor values =
+        at::empty({std::min(kChunk, count - first)}, at::kFloat).normal_(0.0, kInitializerRange, generator);
     write_tensor(values.to(at::kBFloat16), sink);
   }
 }
@@ -104,7 +105,8 @@ std::vector<PlannedTensor> plan(const ModelConfig& config, std::uint64_t seed, E
         continue;
       }
       shape[2] /= kMxfp4BlockSize;
-      tensors.push_back({tensor.name + "_scales", DType::kU8, shape, [=](const ByteSink& sink) { write_scales(count / kMxfp4BlockSize, sink); }});
+      tensors.push_back({tensor.name + "_scales", DType::kU8, shape,
+                         [=](const ByteSink& sink) { write_scales(count / kMxfp4BlockSize, sink); }});
       shape.push_back(kMxfp4BlockBytes);
       tensors.insert(tensors.end() - 1, {tensor.name + "_blocks", DType::kU8, shape,
                                          [=](const ByteSink& sink) { write_codes(stream, count / 2, sink); }});

@@ -25,8 +25,9 @@ void run(const Options& options) {
   const auto file = std::make_shared<const TokenFileReader>(options.data);
   const LoadedModel model = load_model(options.model);
   if (file->vocab_size() > model.checkpoint.config().vocab_size) {
-    throw DataError(options.data.string() + ": made with a vocabulary of " + std::to_string(file->vocab_size()) + ", the model has " +
-                    std::to_string(model.checkpoint.config().vocab_size) + "; prepare it with the tokenizer of that model");
+    throw DataError(options.data.string() + ": made with a vocabulary of " + std::to_string(file->vocab_size()) +
+                    ", the model has " + std::to_string(model.checkpoint.config().vocab_size) +
+                    "; prepare it with the tokenizer of that model");
   }
   LossSum sum;
   if (options.logprobs) {
@@ -37,7 +38,8 @@ void run(const Options& options) {
   const bool has_loss = sum.weight > 0.0;
   const double loss = has_loss ? sum.loss / sum.weight : 0.0;
   if (options.json) {
-    nlohmann::json result = {{"samples", file->num_samples()}, {"tokens", file->num_tokens()}, {"learned_tokens", sum.num_learned}};
+    nlohmann::json result = {
+        {"samples", file->num_samples()}, {"tokens", file->num_tokens()}, {"learned_tokens", sum.num_learned}};
     result["loss"] = has_loss ? nlohmann::json(loss) : nlohmann::json();
     result["perplexity"] = has_loss ? nlohmann::json(std::exp(loss)) : nlohmann::json();
     std::cout << result.dump() << "\n";
@@ -59,7 +61,8 @@ void register_eval(CLI::App& app) {
   CLI::App* command = app.add_subcommand("eval", "Loss of a token file under a model, with or without an adapter");
   add_model_options(*command, options->model);
   command->add_option("--data", options->data, "Token file")->required()->type_name("FILE.h5");
-  command->add_option("--logprobs", options->logprobs, "Also write log p of every token (HDF5, /logprobs)")->type_name("OUT.h5");
+  command->add_option("--logprobs", options->logprobs, "Also write log p of every token (HDF5, /logprobs)")
+      ->type_name("OUT.h5");
   command->add_option("--max-tokens", options->max_tokens, "Tokens computed at once")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -32,9 +32,10 @@ void run(const Options& options) {
     std::cerr << "\rexport " << tenth * 10 << " %" << (tenth == 10 ? "\n" : "") << std::flush;
   });
   const Checkpoint written(options.out);
-  std::cout << options.out.string() << ": " << written.num_parameters() << " parameters, " << written.stored_bytes() << " bytes, "
-            << (written.layout() == Layout::kOpenAi ? "OpenAI's layout" : "transformers' layout") << ", experts "
-            << (written.is_mxfp4() ? "MXFP4" : "bfloat16") << (options.adapter ? ", adapter merged" : "") << "\n";
+  std::cout << options.out.string() << ": " << written.num_parameters() << " parameters, " << written.stored_bytes()
+            << " bytes, " << (written.layout() == Layout::kOpenAi ? "OpenAI's layout" : "transformers' layout")
+            << ", experts " << (written.is_mxfp4() ? "MXFP4" : "bfloat16")
+            << (options.adapter ? ", adapter merged" : "") << "\n";
 }
 
 }  // namespace

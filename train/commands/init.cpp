@@ -22,8 +22,9 @@ ModelConfig config_of(const Options& options) {
   std::optional<ModelConfig> config = preset(options.shape);
   if (!config) {
     if (!std::filesystem::exists(options.shape)) {
-      throw CLI::ValidationError("PRESET|config.json", "\"" + options.shape +
-                                                           "\" is neither gpt-oss-20b, gpt-oss-120b or tiny nor a file that exists");
+      throw CLI::ValidationError(
+          "PRESET|config.json",
+          "\"" + options.shape + "\" is neither gpt-oss-20b, gpt-oss-120b or tiny nor a file that exists");
     }
     config = read_config(options.shape);
   }
@@ -43,19 +44,23 @@ ModelConfig config_of(const Options& options) {
 void register_init(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("init", "Write a checkpoint of a given shape with random weights");
-  command->add_option("PRESET|config.json", options->shape, "gpt-oss-20b, gpt-oss-120b, tiny, or a config.json")->required();
+  command->add_option("PRESET|config.json", options->shape, "gpt-oss-20b, gpt-oss-120b, tiny, or a config.json")
+      ->required();
   command->add_option("--out", options->out, "New directory")->required()->type_name("DIR");
   command->add_option("--seed", options->seed, "Seed of the weights")->capture_default_str();
   command->add_option("--tokenizer", options->tokenizer, "Directory whose tokenizer files are copied along")
       ->check(CLI::ExistingDirectory)
       ->type_name("DIR");
-  command->add_option("--layers", options->layers, "Keep only the first N layers")->check(CLI::PositiveNumber)->type_name("N");
+  command->add_option("--layers", options->layers, "Keep only the first N layers")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
   command->add_option("--experts", options->experts, "How expert weights are stored; bf16 can be trained in full")
       ->check(CLI::IsMember({"mxfp4", "bf16"}))
       ->capture_default_str();
   command->callback([options] {
     init_checkpoint(config_of(*options), options->seed,
-                    options->experts == "bf16" ? ExpertStorage::kBf16 : ExpertStorage::kMxfp4, options->tokenizer, options->out);
+                    options->experts == "bf16" ? ExpertStorage::kBf16 : ExpertStorage::kMxfp4, options->tokenizer,
+                    options->out);
     const Checkpoint written(options->out);
     std::cout << options->out.string() << ": " << written.num_parameters() << " random parameters in "
               << written.config().num_hidden_layers << " layers, " << written.stored_bytes() << " bytes\n";
