@@ -1,27 +1,33 @@
-// The dialects of JSONL training data: one JSON object a line, either a conversation or plain text.
+// The dialects of training data in JSON lines.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <variant>
-#include <vector>
 
 #include "data/conversation.h"
 #include "data/data_error.h"
 
 namespace ossature {
 
-enum class DataFormat { kAuto, kMessages, kPromptCompletion, kText };
+enum class DataFormat {
+  kMessages,          // {"messages": [{"role": ..., "content": ...}], "tools": [...], "reasoning_effort": ...}
+  kPromptCompletion,  // {"prompt": "...", "completion": "..."}: one question of the user and its answer
+  kText,              // {"text": "..."}: plain text, learned whole
+};
 
-/// "auto", "messages", "prompt-completion", "text": what --format takes.
-[[nodiscard]] const std::vector<std::string>& data_format_names();
-/// Throws DataError for another name.
-[[nodiscard]] DataFormat data_format_of(std::string_view name);
+/// The format of that name ("messages", "prompt-completion", "text"); nullopt for "auto". Throws DataError for another
+/// name.
+[[nodiscard]] std::optional<DataFormat> data_format(std::string_view name);
 
-using Sample = std::variant<Conversation, PlainText>;
+/// A sample before it is rendered: a conversation, or plain text.
+using Sample = std::variant<Conversation, std::string>;
 
-/// What `line` holds. kAuto goes by the keys of this line. `source` ("chats.jsonl:12") begins every message.
-/// Throws DataError if the line is no JSON object, or not of that format; nothing in it is left out silently.
-[[nodiscard]] Sample parse_sample(std::string_view line, DataFormat format, const std::string& source);
+/// Reads one JSON line; without `format` its keys tell. A message of the assistant may carry "thinking" (or
+/// "reasoning_content"), "tool_calls" (one), and "weight" (a number) or "train" (a boolean): its weight in the loss.
+/// Arguments of a call may be an object or the JSON text of one; content may be a string or a list of text parts.
+/// Throws DataError saying what is wrong (not where: the caller knows).
+[[nodiscard]] Sample parse_sample(std::string_view line, std::optional<DataFormat> format);
 
 }  // namespace ossature

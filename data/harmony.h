@@ -1,68 +1,56 @@
-// The harmony format: a conversation as the tokens that gpt-oss reads and writes, exactly as the chat template
-// published with the checkpoints renders it (chat_template.jinja), and which of these tokens are learned.
+// Renders conversations in the harmony format, as gpt-oss's published chat template does, to tokens and loss weights.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "data/conversation.h"
+#include "data/data_error.h"
 #include "data/tokenizer.h"
 
 namespace ossature {
 
-/// Where an assistant's words go.
-enum class Channel { kNone, kAnalysis, kCommentary, kFinal };
-
-/// A stretch of a rendered conversation: one special token or the text between two, with one weight.
-struct HarmonySpan {
-  std::string text;
-  bool is_special = false;
-  float weight = 0.0f;
-  Channel channel = Channel::kNone;  // of learned spans
-};
-
-/// Today's date here, "2026-01-15".
-[[nodiscard]] std::string current_date();
-
-/// The spans of a whole conversation, for training; or, for a prompt, of one that ends in "<|start|>assistant". `date`
-/// is the conversation's unless it has its own; nullopt leaves the line out of the system message. Learned is what an
-/// assistant generates, stop tokens included, with its message's weight; not the first "<|start|>assistant" after
-/// another role's message, which is the prompt. Throws DataError where the published template fails or drops a message.
-[[nodiscard]] std::vector<HarmonySpan> render_training(const Conversation& conversation,
-                                                       const std::optional<std::string>& date);
-[[nodiscard]] std::vector<HarmonySpan> render_prompt(const Conversation& conversation,
-                                                     const std::optional<std::string>& date);
-
-/// A sample ready for a token file.
-struct EncodedSample {
+/// Tokens and the weight of each as a target.
+struct RenderedSample {
   std::vector<std::int32_t> tokens;
-  std::vector<float> loss_weights;               // [tokens], of each token as a target
-  std::array<std::int64_t, 4> learned_tokens{};  // by Channel; plain text counts as kNone
+  std::vector<float> loss_weights;
 };
 
-/// Renders and encodes with one tokenizer. Immutable, safe to share between threads.
 class Harmony {
  public:
-  /// `date` as for render_training. Throws DataError if the tokenizer lacks one of harmony's special tokens.
-  explicit Harmony(Tokenizer tokenizer, std::optional<std::string> date = current_date());
+  /// `date` ("2026-01-15") goes into the system message; nullopt leaves its line out. Throws DataError if `tokenizer`
+  /// lacks a special token of the format.
+  Harmony(Tokenizer tokenizer, std::optional<std::string> date);
 
+  /// A whole conversation for training. Learned is what the model generates: all of the assistant's turns, their stop
+  /// tokens included, but not the first "<|start|>assistant" of a turn, which is its prompt. As in the template,
+  /// thinking is rendered in the last turn only, and before a tool call that no final answer follows. Throws DataError
+  /// where the template would refuse or silently drop something.
+  [[nodiscard]] RenderedSample render(const Conversation& conversation) const;
+
+  /// What the model is given to answer `conversation`: ends in "<|start|>assistant".
+  [[nodiscard]] std::vector<std::int32_t> render_prompt(const Conversation& conversation) const;
+
+  /// Plain text: every token but the first is learned.
+  [[nodiscard]] RenderedSample render_text(const std::string& text) const;
+
+  /// "<|return|>" ends an answer, "<|call|>" a call: generation stops at either.
+  [[nodiscard]] std::int32_t return_token() const { return return_; }
+  [[nodiscard]] std::int32_t call_token() const { return call_; }
   [[nodiscard]] const Tokenizer& tokenizer() const { return tokenizer_; }
-  [[nodiscard]] EncodedSample encode(const Conversation& conversation) const;
-  /// All tokens of a text are learned, but the first, which nothing precedes.
-  [[nodiscard]] EncodedSample encode(const PlainText& text) const;
-  /// What the model goes on from.
-  [[nodiscard]] std::vector<std::int32_t> encode_prompt(const Conversation& conversation) const;
-  /// Tokens that end the assistant's turn: <|return|>, <|call|>.
-  [[nodiscard]] std::vector<std::int32_t> stop_tokens() const;
 
  private:
-  [[nodiscard]] EncodedSample encode(const std::vector<HarmonySpan>& spans) const;
+  class Writer;
+  [[nodiscard]] RenderedSample render(const Conversation& conversation, bool is_prompt) const;
 
   Tokenizer tokenizer_;
   std::optional<std::string> date_;
+  std::int32_t start_, end_, message_, channel_, return_, call_;
 };
+
+/// Today's date on this machine, "2026-01-15".
+[[nodiscard]] std::string today();
 
 }  // namespace ossature

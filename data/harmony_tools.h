@@ -1,17 +1,12 @@
-// The tools sections of a harmony conversation: functions as TypeScript types, and the two built-in tools.
+// The developer message's section on functions, in the TypeScript-like notation of gpt-oss's chat template.
 #pragma once
 
 #include <string>
-#include <vector>
 
 namespace ossature {
 
-/// "## functions ... } // namespace functions" for a JSON array of functions in OpenAI's form. `source` begins every
-/// message. Throws DataError where the published template fails (no description, a default that does not fit,
-/// properties that are no object).
-[[nodiscard]] std::string render_functions(const std::string& tools_json, const std::string& source);
-
-/// The sections of "browser" and "python", in this order whatever the order asked for.
-[[nodiscard]] std::string render_builtin_tools(const std::vector<std::string>& names);
+/// "## functions ... } // namespace functions" for `tools`, the JSON text of an array as OpenAI's API takes it. Throws
+/// DataError if it is not one.
+[[nodiscard]] std::string render_tools(const std::string& tools);
 
 }  // namespace ossature

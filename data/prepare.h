@@ -1,7 +1,6 @@
-// From JSONL files to token files: read, render, encode on all cores, write, all in bounded memory.
+// From files of JSON lines to token files.
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -9,48 +8,38 @@
 #include <string>
 #include <vector>
 
+#include "data/data_error.h"
 #include "data/formats.h"
 
 namespace ossature {
 
 struct PrepareOptions {
-  std::vector<std::filesystem::path> inputs;  // JSONL, in this order
-  std::filesystem::path tokenizer;            // tokenizer.json or its folder
+  std::vector<std::filesystem::path> inputs;
+  std::filesystem::path tokenizer;  // tokenizer.json or a directory that has one
   std::filesystem::path out;
-  DataFormat format = DataFormat::kAuto;
-  std::optional<std::string> date;  // in the system message; nullopt: none
-  double validation = 0.0;  // share of the samples, 0 to 1, that goes to validation_out: by the hash of a line, so that
-                            // it does not depend on order and equal lines stay together
+  std::optional<DataFormat> format;  // nullopt: told from the keys of each line
+  std::optional<std::string> date;   // in the system message; nullopt: left out
+  double validation = 0.0;           // share of samples that go to validation_out instead, chosen by their content
   std::filesystem::path validation_out;
-  std::int64_t threads = 0;  // 0: all cores
+  int threads = 0;  // 0: one a processor
 };
 
-/// What one token file has.
-struct PreparedFile {
-  std::filesystem::path path;
+struct PrepareCounts {
   std::int64_t samples = 0;
   std::int64_t tokens = 0;
   std::int64_t learned_tokens = 0;
-  std::array<std::int64_t, 4> learned_by_channel{};  // by Channel
-  std::int64_t samples_without_learned = 0;
-  std::int64_t longest_sample = 0;  // tokens
+  std::int64_t longest_sample = 0;   // tokens
+  std::int64_t without_learned = 0;  // samples in which nothing is learned
 };
 
 struct PrepareSummary {
-  PreparedFile train;
-  std::optional<PreparedFile> validation;
+  PrepareCounts train;
+  PrepareCounts validation;
 };
 
-struct PrepareProgress {
-  std::int64_t bytes_read = 0;
-  std::int64_t bytes_total = 0;
-  std::int64_t samples = 0;
-  std::int64_t tokens = 0;
-};
-
-/// Writes the token files; nothing is left behind on failure. `progress` is called on the calling thread, now and then.
-/// Throws DataError naming file and line of the first bad sample, or if there is none; std::system_error when the disk
-/// refuses.
-PrepareSummary prepare(const PrepareOptions& options, const std::function<void(const PrepareProgress&)>& progress = {});
+/// Reads all inputs in order, line by line, in memory bounded by a few megabytes of text; tokenizes on several threads;
+/// writes the samples in the order of the lines. Empty lines are passed over. Throws DataError naming file and line of
+/// the first that is wrong: then no output is left. `progress`, when given, hears the samples done.
+PrepareSummary prepare(const PrepareOptions& options, const std::function<void(std::int64_t)>& progress = {});
 
 }  // namespace ossature

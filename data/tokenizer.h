@@ -1,5 +1,5 @@
-// Byte-level byte-pair encoding as tokenizer.json of a gpt-oss checkpoint describes it.
-// Format: huggingface.co/docs/tokenizers; byte alphabet: OpenAI's GPT-2 (bytes shown as printable code points).
+// The byte-level byte-pair encoder of a tokenizer.json as gpt-oss carries it (o200k_harmony, or a smaller one of the
+// same kind).
 #pragma once
 
 #include <cstdint>
@@ -15,34 +15,37 @@
 
 namespace ossature {
 
-/// Immutable once loaded and safe to share between threads. Copies share everything.
+/// Immutable; encode and decode may be called from several threads. Copies share the tables.
 class Tokenizer {
  public:
-  /// `path` is a tokenizer.json or the folder that has one. Throws DataError if it is unreadable, or of another kind
-  /// than a byte-level BPE whose words are cut by one regular expression.
+  /// Reads `path`, or tokenizer.json in the directory `path`. Throws DataError if it is not a byte-level BPE tokenizer
+  /// of this kind.
   [[nodiscard]] static Tokenizer load(const std::filesystem::path& path);
 
-  /// Ordinary text to ids: text that spells a special token is text. Throws DataError if `text` is not valid UTF-8.
+  /// Ids of `text`. Text that looks like a special token is ordinary text: what a user writes cannot end a message.
+  /// Throws DataError if `text` is not UTF-8.
   [[nodiscard]] std::vector<std::int32_t> encode(std::string_view text) const;
-  /// As encode(), appended to `ids`.
-  void encode(std::string_view text, std::vector<std::int32_t>& ids) const;
+  /// The same, appended to `out`.
+  void encode(std::string_view text, std::vector<std::int32_t>& out) const;
 
-  /// The bytes of all ids; special tokens give their name. A part of a character may be cut off at either end.
+  /// The bytes of all ids, one after the other; special tokens by their name. Ids without meaning are left out.
   [[nodiscard]] std::string decode(std::span<const std::int32_t> ids) const;
-  /// The bytes of one id, valid as long as the tokenizer; empty for an id that has no token.
+  /// The bytes of one id: of ordinary tokens not always whole characters. Empty if the id has no meaning.
   [[nodiscard]] std::string_view bytes_of(std::int32_t id) const;
-  /// The id of "<|start|>" and its like.
-  [[nodiscard]] std::optional<std::int32_t> special(std::string_view name) const;
 
-  /// The largest id plus 1 (201,088 rows of gpt-oss's embedding are more than its 200,019 ids).
+  /// The id of a special token such as "<|start|>"; nullopt if there is none of that name.
+  [[nodiscard]] std::optional<std::int32_t> special(std::string_view name) const;
+  [[nodiscard]] bool is_special(std::int32_t id) const;
+
+  /// One more than the largest id.
   [[nodiscard]] std::int64_t vocab_size() const;
-  /// Of tokenizer.json, in hexadecimal.
+  /// SHA-256 of the file, in hexadecimal.
   [[nodiscard]] const std::string& sha256() const;
 
  private:
-  struct Contents;
-  explicit Tokenizer(std::shared_ptr<const Contents> contents) : contents_(std::move(contents)) {}
-  std::shared_ptr<const Contents> contents_;
+  struct Tables;
+  explicit Tokenizer(std::shared_ptr<const Tables> tables) : tables_(std::move(tables)) {}
+  std::shared_ptr<const Tables> tables_;
 };
 
 }  // namespace ossature

@@ -49,6 +49,7 @@ int main(int argc, char** argv) {
   app.set_version_flag("--version", "ossature " OSSATURE_VERSION);
   app.require_subcommand(1);
   ossature::register_init(app);
+  ossature::register_prepare(app);
   ossature::register_train(app);
   ossature::register_eval(app);
   ossature::register_export(app);

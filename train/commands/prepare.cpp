@@ -1,0 +1,77 @@
+#include "data/prepare.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <iostream>
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "data/harmony.h"
+#include "train/commands/command.h"
+
+namespace ossature {
+namespace {
+
+struct Options {
+  PrepareOptions prepare;
+  std::string format = "auto";
+  std::string date = "today";
+  bool json = false;
+};
+
+nlohmann::json to_json(const PrepareCounts& counts) {
+  return {{"samples", counts.samples},
+          {"tokens", counts.tokens},
+          {"learned_tokens", counts.learned_tokens},
+          {"longest_sample", counts.longest_sample},
+          {"samples_without_learned_tokens", counts.without_learned}};
+}
+
+void print(const std::filesystem::path& file, const PrepareCounts& counts) {
+  std::cout << file.string() << ": " << counts.samples << " samples, " << counts.tokens << " tokens, " << counts.learned_tokens
+            << " learned, longest sample " << counts.longest_sample << " tokens\n";
+  if (counts.without_learned > 0) {
+    std::cerr << "warning: in " << counts.without_learned << " samples of " << file.string() << " nothing is learned\n";
+  }
+}
+
+void run(Options& options) {
+  options.prepare.format = data_format(options.format);
+  if (options.date != "none") options.prepare.date = options.date == "today" ? today() : options.date;
+  if ((options.prepare.validation > 0.0) != !options.prepare.validation_out.empty()) {
+    throw CLI::ValidationError("--validation", "goes together with --validation-out");
+  }
+  const PrepareSummary summary =
+      prepare(options.prepare, [](std::int64_t samples) { std::cerr << "\r" << samples << " samples" << std::flush; });
+  std::cerr << "\n";
+  if (options.json) {
+    nlohmann::json result = {{"train", to_json(summary.train)}};
+    if (options.prepare.validation > 0.0) result["validation"] = to_json(summary.validation);
+    std::cout << result.dump() << "\n";
+    return;
+  }
+  print(options.prepare.out, summary.train);
+  if (options.prepare.validation > 0.0) print(options.prepare.validation_out, summary.validation);
+}
+
+}  // namespace
+
+void register_prepare(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  PrepareOptions& prepare = options->prepare;
+  CLI::App* command = app.add_subcommand("prepare", "Tokenize training data into a token file");
+  command->add_option("FILE", prepare.inputs, "Files of JSON lines")->required();
+  command->add_option("--tokenizer", prepare.tokenizer, "Directory with tokenizer.json: the base model's")->required()->type_name("DIR");
+  command->add_option("--out", prepare.out, "Token file to write")->required()->type_name("FILE.h5");
+  command->add_option("--format", options->format, "Dialect of the lines")
+      ->check(CLI::IsMember({"auto", "messages", "prompt-completion", "text"}))
+      ->capture_default_str();
+  command->add_option("--date", options->date, "Date in the system message: 2026-01-15, today, or none")->capture_default_str();
+  command->add_option("--validation", prepare.validation, "Share of samples held out, chosen by content")->check(CLI::Range(0.0, 0.9));
+  command->add_option("--validation-out", prepare.validation_out, "Token file of those")->type_name("FILE.h5");
+  command->add_option("--threads", prepare.threads, "Threads; 0: one a processor")->check(CLI::NonNegativeNumber);
+  command->add_flag("--json", options->json, "Print one JSON object");
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace ossature
