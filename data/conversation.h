@@ -20,14 +20,17 @@ struct Message {
   std::optional<std::string> thinking;  // the assistant's analysis
   std::optional<ToolCall> tool_call;
   bool content_is_json = false;  // content is JSON text rather than a string (results of tools)
+  std::string name;              // of a tool: the function that answers; "" if the data does not say
   float weight = 1.0f;           // of the tokens that the assistant generates, in the loss
 };
 
 struct Conversation {
   std::vector<Message> messages;
-  std::string tools;  // JSON text of an array of function descriptions, or ""
+  std::string tools;                       // JSON text of an array of function descriptions, or ""
+  std::vector<std::string> builtin_tools;  // of "browser", "python"
   std::string reasoning_effort = "medium";
   std::string model_identity = "You are ChatGPT, a large language model trained by OpenAI.";
+  std::optional<std::string> date;  // "2026-01-15", instead of the renderer's
 };
 
 }  // namespace ossature

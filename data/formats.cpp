@@ -20,7 +20,8 @@ std::optional<std::string> text_of(const Json& value, const std::string& what) {
   if (!value.is_array()) return string_of(value, what);
   std::string text;
   for (const Json& part : value) {
-    if (!part.is_object() || part.value("type", Json()) != "text") throw DataError(what + " has a part that is not text; only text can be learned");
+    if (!part.is_object() || part.value("type", Json()) != "text")
+      throw DataError(what + " has a part that is not text; only text can be learned");
     text += string_of(part.value("text", Json()), what + ": the text of a part");
   }
   return text;
@@ -28,7 +29,9 @@ std::optional<std::string> text_of(const Json& value, const std::string& what) {
 
 ToolCall tool_call_of(const Json& calls, const std::string& where) {
   if (!calls.is_array() || calls.empty()) throw DataError(where + "tool_calls is not a list with one call");
-  if (calls.size() > 1) throw DataError(where + "tool_calls has " + std::to_string(calls.size()) + " calls; the format has one a message: split it");
+  if (calls.size() > 1)
+    throw DataError(where + "tool_calls has " + std::to_string(calls.size()) +
+                    " calls; the format has one a message: split it");
   const Json& call = calls[0].is_object() && calls[0].contains("function") ? calls[0]["function"] : calls[0];
   if (!call.is_object()) throw DataError(where + "tool_calls[0] is not an object");
   ToolCall result;
@@ -52,18 +55,18 @@ float weight_of(const Json& message, const std::string& where) {
   if (!message.contains("weight") || message["weight"].is_null()) return 1.0f;
   if (!message["weight"].is_number()) throw DataError(where + "weight is not a number");
   const auto weight = message["weight"].get<float>();
-  if (!std::isfinite(weight) || weight < 0.0f) throw DataError(where + "weight is " + message["weight"].dump() + ", expected 0 or more");
+  if (!std::isfinite(weight) || weight < 0.0f)
+    throw DataError(where + "weight is " + message["weight"].dump() + ", expected 0 or more");
   return weight;
 }
 
-Message message_of(const Json& json, std::size_t i) {
-  const std::string where = "message " + std::to_string(i + 1) + ": ";
+Message message_of(const Json& json, const std::string& list, std::size_t i) {
+  const std::string where = list + " " + std::to_string(i + 1) + ": ";
   if (!json.is_object()) throw DataError(where + "not an object");
   Message message;
   message.role = string_of(json.value("role", Json()), where + "role");
   const Json content = json.value("content", Json());
-  const bool is_parts = content.is_array() && !content.empty() && content[0].is_object() && content[0].value("type", Json()) == "text";
-  if (message.role == "tool" && !content.is_string() && !content.is_null() && !is_parts) {
+  if (message.role == "tool" && json.contains("content") && !content.is_string()) {
     message.content = python_json(content);
     message.content_is_json = true;
   } else {
@@ -75,25 +78,71 @@ Message message_of(const Json& json, std::size_t i) {
   if (const Json calls = json.value("tool_calls", Json()); !calls.is_null() && !calls.empty()) {
     message.tool_call = tool_call_of(calls, where);
   }
+  if (message.role == "tool" && json.contains("name") && json["name"].is_string())
+    message.name = json["name"].get<std::string>();
   message.weight = weight_of(json, where);
+  if (message.role != "assistant" && json.contains("train") && message.weight > 0.0f) {
+    throw DataError(where + "train is true, but only the assistant's words can be learned; remove it");
+  }
   return message;
 }
 
-Conversation conversation_of(const Json& json) {
-  const Json messages = json.value("messages", Json());
-  if (!messages.is_array()) throw DataError("\"messages\" is " + std::string(messages.is_null() ? "missing" : "not a list"));
-  Conversation conversation;
-  for (std::size_t i = 0; i < messages.size(); ++i) conversation.messages.push_back(message_of(messages[i], i));
-  if (const Json tools = json.value("tools", Json()); !tools.is_null() && !tools.empty()) conversation.tools = tools.dump();
+/// What stands beside the messages.
+void read_settings(const Json& json, Conversation& conversation) {
+  if (Json tools = json.value("tools", Json()); !tools.is_null() && !tools.empty()) {
+    // Tables of strings carry tools as JSON text.
+    if (tools.is_string())
+      tools = Json::parse(tools.get_ref<const std::string&>(), nullptr, /*allow_exceptions=*/false);
+    if (!tools.is_array()) throw DataError("\"tools\" is not a list");
+    if (!tools.empty()) conversation.tools = tools.dump();
+  }
+  if (const Json names = json.value("builtin_tools", Json()); !names.is_null()) {
+    if (!names.is_array()) throw DataError("\"builtin_tools\" is not a list");
+    for (const Json& name : names) {
+      if (name != "browser" && name != "python") {
+        throw DataError("\"builtin_tools\" has " + name.dump() + "; expected \"browser\" or \"python\"");
+      }
+      conversation.builtin_tools.push_back(name.get<std::string>());
+    }
+  }
   for (auto [key, member] : {std::pair{"reasoning_effort", &conversation.reasoning_effort},
                              std::pair{"model_identity", &conversation.model_identity}}) {
     if (const Json value = json.value(key, Json()); !value.is_null()) *member = string_of(value, key);
   }
+  const std::string& effort = conversation.reasoning_effort;
+  if (effort != "low" && effort != "medium" && effort != "high") {
+    throw DataError("reasoning_effort is \"" + effort + "\"; expected low, medium or high");
+  }
+  if (const Json date = json.value("date", Json()); !date.is_null()) conversation.date = string_of(date, "date");
+}
+
+void add_messages(const Json& json, const char* key, const std::string& name, Conversation& conversation) {
+  const Json messages = json.value(key, Json());
+  if (!messages.is_array()) {
+    throw DataError("\"" + std::string(key) + "\" is " + (messages.is_null() ? "missing" : "not a list"));
+  }
+  for (std::size_t i = 0; i < messages.size(); ++i) {
+    conversation.messages.push_back(message_of(messages[i], name, i));
+  }
+}
+
+Conversation conversation_of(const Json& json) {
+  Conversation conversation;
+  add_messages(json, "messages", "message", conversation);
+  read_settings(json, conversation);
   return conversation;
 }
 
+/// "prompt" and "completion" are both texts, or both lists of messages; only the completion is learned.
 Conversation question_and_answer(const Json& json) {
   Conversation conversation;
+  read_settings(json, conversation);
+  if (json.contains("prompt") && json["prompt"].is_array()) {
+    add_messages(json, "prompt", "prompt message", conversation);
+    for (Message& message : conversation.messages) message.weight = 0.0f;
+    add_messages(json, "completion", "completion message", conversation);
+    return conversation;
+  }
   conversation.messages.resize(2);
   conversation.messages[0].role = "user";
   conversation.messages[0].content = string_of(json.value("prompt", Json()), "\"prompt\"");
@@ -127,9 +176,9 @@ Sample parse_sample(std::string_view line, std::optional<DataFormat> format) {
   try {
     json = Json::parse(line);
   } catch (const Json::exception& error) {
-    throw DataError(std::string("not JSON: ") + error.what());
+    throw DataError(std::string("not JSON: ") + error.what() + "; expected one JSON object a line");
   }
-  if (!json.is_object()) throw DataError("not a JSON object");
+  if (!json.is_object()) throw DataError("not a JSON object; expected one a line, such as {\"messages\": [...]}");
   switch (format ? *format : detect(json)) {
     case DataFormat::kMessages:
       return conversation_of(json);

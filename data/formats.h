@@ -13,7 +13,8 @@ namespace ossature {
 
 enum class DataFormat {
   kMessages,          // {"messages": [{"role": ..., "content": ...}], "tools": [...], "reasoning_effort": ...}
-  kPromptCompletion,  // {"prompt": "...", "completion": "..."}: one question of the user and its answer
+  kPromptCompletion,  // {"prompt": "...", "completion": "..."}: the user's question and its answer; or two lists of
+                      // messages
   kText,              // {"text": "..."}: plain text, learned whole
 };
 
@@ -26,8 +27,9 @@ using Sample = std::variant<Conversation, std::string>;
 
 /// Reads one JSON line; without `format` its keys tell. A message of the assistant may carry "thinking" (or
 /// "reasoning_content"), "tool_calls" (one), and "weight" (a number) or "train" (a boolean): its weight in the loss.
-/// Arguments of a call may be an object or the JSON text of one; content may be a string or a list of text parts.
-/// Throws DataError saying what is wrong (not where: the caller knows).
+/// Beside the messages may stand "tools", "builtin_tools", "reasoning_effort", "model_identity" and "date"; other keys
+/// are not looked at. Arguments of a call may be an object or the JSON text of one; content may be a string or a list
+/// of text parts. Throws DataError saying what is wrong (not where: the caller knows).
 [[nodiscard]] Sample parse_sample(std::string_view line, std::optional<DataFormat> format);
 
 }  // namespace ossature

@@ -10,18 +10,23 @@ namespace {
 
 std::int32_t special(const Tokenizer& tokenizer, const char* name) {
   const auto id = tokenizer.special(name);
-  if (!id) throw DataError(std::string("the tokenizer has no special token ") + name + "; use the tokenizer of a gpt-oss checkpoint");
+  if (!id)
+    throw DataError(std::string("the tokenizer has no special token ") + name +
+                    "; use the tokenizer of a gpt-oss checkpoint");
   return *id;
 }
 
-std::string at_message(std::size_t i) { return "message " + std::to_string(i + 1) + ": "; }
+std::string at_message(std::size_t i) {
+  return "message " + std::to_string(i + 1) + ": ";
+}
 
 /// The template refuses channels inside text, which means that the data was rendered already.
 void check_text(const std::optional<std::string>& text, const char* field, std::size_t i) {
   if (!text) return;
   for (const char* markup : {"<|channel|>analysis<|message|>", "<|channel|>final<|message|>"}) {
     if (text->find(markup) != std::string::npos) {
-      throw DataError(at_message(i) + field + " contains " + markup + "; put the analysis into \"thinking\" and the answer into \"content\"");
+      throw DataError(at_message(i) + field + " contains " + markup +
+                      "; put the analysis into \"thinking\" and the answer into \"content\"");
     }
   }
 }
@@ -32,7 +37,8 @@ void check(const Conversation& conversation) {
     const Message& message = conversation.messages[i];
     const std::string& role = message.role;
     if (role == "system" || role == "developer") {
-      if (i > 0) throw DataError(at_message(i) + "role " + role + "; instructions can only be the first message: join them");
+      if (i > 0)
+        throw DataError(at_message(i) + "role " + role + "; instructions can only be the first message: join them");
       continue;
     }
     if (role != "user" && role != "assistant" && role != "tool") {
@@ -46,7 +52,9 @@ void check(const Conversation& conversation) {
     check_text(message.thinking, "thinking", i);
     if (!message.tool_call && !message.content) throw DataError(at_message(i) + "neither content nor tool_calls");
     if (message.tool_call && message.content.value_or("") != "" && message.thinking.value_or("") != "") {
-      throw DataError(at_message(i) + "content and thinking beside tool_calls; the format has room for one: put both into \"thinking\"");
+      throw DataError(
+          at_message(i) +
+          "content and thinking beside tool_calls; the format has room for one: put both into \"thinking\"");
     }
   }
 }
@@ -61,10 +69,13 @@ class Harmony::Writer {
   void token(std::int32_t id, float weight = 0.0f) {
     sample_.tokens.push_back(id);
     sample_.loss_weights.push_back(weight);
+    count_learned(1, weight);
   }
   void text(std::string_view text, float weight = 0.0f) {
+    const std::size_t before = sample_.tokens.size();
     harmony_.tokenizer_.encode(text, sample_.tokens);
     sample_.loss_weights.resize(sample_.tokens.size(), weight);
+    count_learned(sample_.tokens.size() - before, weight);
   }
 
   /// A message that the model is given; most have no channel.
@@ -82,9 +93,11 @@ class Harmony::Writer {
   }
 
   /// A message that the model generates: "assistant" + recipient, channel, content, and the token that ends it.
-  void generated(std::string_view recipient, std::string_view channel, std::string_view content, std::int32_t end, float weight) {
+  void generated(std::string_view recipient, std::string_view channel, std::string_view content, std::int32_t end,
+                 float weight) {
     const float prompt_weight = in_turn_ ? weight : 0.0f;
     in_turn_ = true;
+    channel_index_ = channel == "analysis" ? 0 : channel == "final" ? 2 : 1;
     token(harmony_.start_, prompt_weight);
     text("assistant", prompt_weight);
     text(recipient, weight);
@@ -98,8 +111,13 @@ class Harmony::Writer {
   [[nodiscard]] RenderedSample take() { return std::move(sample_); }
 
  private:
+  void count_learned(std::size_t count, float weight) {
+    if (weight > 0.0f) sample_.learned_by_channel[channel_index_] += static_cast<std::int64_t>(count);
+  }
+
   const Harmony& harmony_;
   RenderedSample sample_;
+  std::size_t channel_index_ = 0;
   bool in_turn_ = false;  // the assistant has the floor: what comes next is generated, its header too
 };
 
@@ -113,7 +131,9 @@ Harmony::Harmony(Tokenizer tokenizer, std::optional<std::string> date)
       return_(special(tokenizer_, "<|return|>")),
       call_(special(tokenizer_, "<|call|>")) {}
 
-RenderedSample Harmony::render(const Conversation& conversation) const { return render(conversation, false); }
+RenderedSample Harmony::render(const Conversation& conversation) const {
+  return render(conversation, false);
+}
 
 std::vector<std::int32_t> Harmony::render_prompt(const Conversation& conversation) const {
   return render(conversation, true).tokens;
@@ -124,9 +144,10 @@ RenderedSample Harmony::render(const Conversation& conversation, bool is_prompt)
   Writer writer(*this);
   const bool has_tools = !conversation.tools.empty();
   std::string system = conversation.model_identity + "\nKnowledge cutoff: 2024-06\n";
-  if (date_) system += "Current date: " + *date_ + "\n";
-  system += "\nReasoning: " + conversation.reasoning_effort +
-            "\n\n# Valid channels: analysis, commentary, final. Channel must be included for every message.";
+  if (const auto& date = conversation.date ? conversation.date : date_) system += "Current date: " + *date + "\n";
+  system += "\nReasoning: " + conversation.reasoning_effort + "\n\n";
+  if (!conversation.builtin_tools.empty()) system += "# Tools\n\n" + render_builtin_tools(conversation.builtin_tools);
+  system += "# Valid channels: analysis, commentary, final. Channel must be included for every message.";
   if (has_tools) system += "\nCalls to these tools must go to the commentary channel: 'functions'.";
   writer.given("system", system);
 
@@ -151,14 +172,22 @@ RenderedSample Harmony::render(const Conversation& conversation, bool is_prompt)
     if (message.role == "user") {
       writer.given("user", *message.content);
     } else if (message.role == "tool") {
-      if (last_call.empty()) throw DataError(at_message(i) + "role tool, but no tool call of the assistant comes before it");
-      const std::string result = message.content_is_json ? *message.content : python_json(nlohmann::ordered_json(*message.content));
+      if (last_call.empty())
+        throw DataError(at_message(i) + "role tool, but no tool call of the assistant comes before it");
+      if (!message.name.empty() && message.name != last_call && message.name != "functions." + last_call) {
+        throw DataError(at_message(i) + "a result of \"" + message.name + "\" after a call of \"" + last_call +
+                        "\"; put each result after its call");
+      }
+      const std::string result =
+          message.content_is_json ? *message.content : python_json(nlohmann::ordered_json(*message.content));
       writer.given("functions." + last_call + " to=assistant", result, "commentary");
     } else if (message.tool_call) {
       const ToolCall& call = *message.tool_call;
-      const std::string analysis = message.content.value_or("").empty() ? message.thinking.value_or("") : *message.content;
+      const std::string analysis =
+          message.content.value_or("").empty() ? message.thinking.value_or("") : *message.content;
       if (!analysis.empty() && last_answer <= i) writer.generated("", "analysis", analysis, end_, message.weight);
-      writer.generated(" to=functions." + call.name, "commentary " + call.content_type, call.arguments, call_, message.weight);
+      writer.generated(" to=functions." + call.name, "commentary " + call.content_type, call.arguments, call_,
+                       message.weight);
       last_call = call.name;
     } else if (i + 1 == messages.size() && !is_prompt) {
       if (message.thinking) writer.generated("", "analysis", *message.thinking, end_, message.weight);

@@ -1,6 +1,7 @@
 // Renders conversations in the harmony format, as gpt-oss's published chat template does, to tokens and loss weights.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -16,12 +17,13 @@ namespace ossature {
 struct RenderedSample {
   std::vector<std::int32_t> tokens;
   std::vector<float> loss_weights;
+  std::array<std::int64_t, 3> learned_by_channel{};  // learned tokens of analysis, commentary and final messages
 };
 
 class Harmony {
  public:
-  /// `date` ("2026-01-15") goes into the system message; nullopt leaves its line out. Throws DataError if `tokenizer`
-  /// lacks a special token of the format.
+  /// `date` ("2026-01-15") goes into the system message unless the conversation has its own; nullopt leaves its line
+  /// out. Throws DataError if `tokenizer` lacks a special token of the format.
   Harmony(Tokenizer tokenizer, std::optional<std::string> date);
 
   /// A whole conversation for training. Learned is what the model generates: all of the assistant's turns, their stop

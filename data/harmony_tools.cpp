@@ -5,148 +5,237 @@
 #include "data/data_error.h"
 #include "data/python_json.h"
 
-// The layout below, line breaks and indents that look like accidents included, is what the published template gives: the model was
-// trained on it.
-
 namespace ossature {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-/// The member, or null.
-Json get(const Json& object, const char* key) { return object.is_object() ? object.value(key, Json()) : Json(); }
-
-/// Python's truth of a value.
-bool holds(const Json& value) {
-  if (value.is_null()) return false;
-  if (value.is_boolean()) return value.get<bool>();
-  if (value.is_string()) return !value.get_ref<const std::string&>().empty();
-  if (value.is_number()) return value.get<double>() != 0.0;
-  return !value.empty();
+/// The value of `key`; nullptr if `object` is no object or lacks it.
+const Json* find(const Json& object, const char* key) {
+  if (!object.is_object()) return nullptr;
+  const auto found = object.find(key);
+  return found == object.end() ? nullptr : &*found;
 }
 
-/// str(value) of Python.
-std::string text_of(const Json& value) {
+/// What the template takes as true: what is there and not null, false, 0, "" or empty.
+bool is_truthy(const Json* value) {
+  if (value == nullptr || value->is_null()) return false;
+  if (value->is_boolean()) return value->get<bool>();
+  if (value->is_number()) return value->get<double>() != 0.0;
+  if (value->is_string()) return !value->get_ref<const std::string&>().empty();
+  return !value->empty();
+}
+
+/// Python's str(value).
+std::string python_text(const Json& value) {
   if (value.is_string()) return value.get<std::string>();
+  if (value.is_null()) return "None";
   if (value.is_boolean()) return value.get<bool>() ? "True" : "False";
-  return value.is_null() ? "None" : python_json(value);
+  return python_json(value);
 }
 
-std::string string_of(const Json& value, const char* what) {
-  if (!value.is_string()) throw DataError(std::string("tools: ") + what + " is not a string");
-  return value.get<std::string>();
+std::int64_t count_characters(const std::string& text) {
+  return std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; });
 }
 
-std::string joined(const Json& list, const std::string& separator) {
-  std::string text;
-  for (const Json& part : list) text += (text.empty() ? "" : separator) + text_of(part);
-  return text;
-}
-
-bool contains(const Json& list, const std::string& name) {
-  return list.is_array() && std::find(list.begin(), list.end(), Json(name)) != list.end();
-}
-
-std::size_t count_characters(const std::string& text) {
-  return static_cast<std::size_t>(std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xc0) != 0x80; }));
-}
-
-constexpr int kDeepest = 64;  // nested schemas beyond this are not written by anyone
-
-std::string type_of(const Json& spec, int depth);
-
-std::string array_type(const Json& spec, int depth) {
-  const Json items = get(spec, "items");
-  const std::string null = holds(get(spec, "nullable")) ? " | null" : "";
-  if (!holds(items)) return "any[]" + null;
-  const Json kind = get(items, "type");
-  if (kind == "string") return "string[]" + null;
-  if (kind == "number" || kind == "integer") return "number[]" + null;
-  if (kind == "boolean") return "boolean[]" + null;
-  const std::string inner = type_of(items, depth + 1);
-  return (inner == "object | object" || count_characters(inner) > 50 ? "any[]" : inner + "[]") + null;
-}
-
-std::string union_type(const Json& variants, int depth) {
-  const bool has_objects =
-      std::any_of(variants.begin(), variants.end(), [](const Json& variant) { return get(variant, "type") == "object"; });
-  if (has_objects && variants.size() > 1) return "any";
-  std::string text;
-  for (std::size_t i = 0; i < variants.size(); ++i) {
-    const Json& variant = variants[i];
-    text += type_of(variant, depth + 1);
-    if (holds(get(variant, "description"))) text += "// " + string_of(get(variant, "description"), "a description");
-    if (variant.contains("default")) text += std::string(20, ' ') + "// default: " + python_json(variant["default"]);
-    if (i + 1 < variants.size()) text += " | \n";
-  }
-  return text;
-}
-
-std::string object_type(const Json& spec, int depth) {
-  const Json properties = get(spec, "properties");
-  if (!holds(properties)) return "object";
-  std::string text = "{\n";
-  std::size_t i = 0;
-  for (const auto& [name, property] : properties.items()) {
-    text += name + (contains(get(spec, "required"), name) ? "" : "?") + ": \n" + std::string(16, ' ') + type_of(property, depth + 1);
-    if (++i < properties.size()) text += ", ";
-  }
-  return text + "}";
-}
-
-std::string type_of(const Json& spec, int depth) {
-  if (depth > kDeepest) throw DataError("tools: a schema is nested more than 64 deep");
-  const Json type = get(spec, "type");
-  if (type == "array") return array_type(spec, depth);
-  if (type.is_array() && !type.empty()) return joined(type, " | ");
-  if (const Json variants = get(spec, "oneOf"); holds(variants)) return union_type(variants, depth);
-  if (type == "string") {
-    if (const Json values = get(spec, "enum"); holds(values)) return "\"" + joined(values, "\" | \"") + "\"";
-    return holds(get(spec, "nullable")) ? "string | null" : "string";
-  }
-  if (type == "number" || type == "integer") return "number";
-  if (type == "boolean") return "boolean";
-  return type == "object" ? object_type(spec, depth) : "any";
-}
-
-std::string parameter(const std::string& name, const Json& spec, const Json& required) {
-  std::string text;
-  if (holds(get(spec, "description"))) text += "// " + string_of(get(spec, "description"), "a description") + "\n";
-  text += name + (contains(required, name) ? "" : "?") + ": " + type_of(spec, 0);
-  if (spec.is_object() && spec.contains("default")) {
-    const Json& value = spec["default"];
-    if (holds(get(spec, "enum"))) {
-      text += ", // default: " + string_of(value, "the default of an enum");
-    } else if (holds(get(spec, "oneOf"))) {
-      text += "// default: " + string_of(value, "the default of a oneOf");
-    } else {
-      text += ", // default: " + python_json(value);
+/// Renders one array of functions; follows the macros of chat_template.jinja, their odd white space included.
+class FunctionsRenderer {
+ public:
+  std::string render(const Json& tools) {
+    if (!tools.is_array()) fail("not a list of functions");
+    std::string text = "## functions\n\nnamespace functions {\n\n";
+    for (const Json& tool : tools) {
+      const Json* inner = find(tool, "function");
+      text += render_function(inner != nullptr ? *inner : tool);
     }
+    return text + "} // namespace functions";
   }
-  return text + ",\n";
-}
 
-std::string function(const Json& tool) {
-  const Json description = get(tool, "function");
-  if (!description.is_object()) throw DataError("tools: an entry has no \"function\" object; expected OpenAI's {\"type\": \"function\", \"function\": {...}}");
-  std::string text = "// " + string_of(get(description, "description"), "a function's description") + "\n";
-  text += "type " + string_of(get(description, "name"), "a function's name") + " = ";
-  const Json parameters = get(description, "parameters");
-  const Json properties = get(parameters, "properties");
-  if (!holds(properties)) return text + "() => any;\n\n";
-  text += "(_: {\n";
-  for (const auto& [name, spec] : properties.items()) text += parameter(name, spec, get(parameters, "required"));
-  return text + "}) => any;\n\n";
-}
+ private:
+  [[noreturn]] void fail(const std::string& what) const {
+    throw DataError("tools: " + what + "; the chat template cannot render it, correct it");
+  }
+
+  std::string string_of(const Json& object, const char* key, const std::string& owner) const {
+    const Json* value = find(object, key);
+    if (value == nullptr || !value->is_string()) fail(owner + " has no \"" + key + "\" that is text");
+    return value->get<std::string>();
+  }
+
+  /// Whether `name` must be given, by the list under "required" of `schema`.
+  bool is_required(const std::string& name, const Json& schema) const {
+    const Json* required = find(schema, "required");
+    if (!is_truthy(required)) return false;
+    if (!required->is_array()) fail("\"required\" is no list of names");
+    return std::find(required->begin(), required->end(), name) != required->end();
+  }
+
+  const Json& properties_of(const Json& schema) const {
+    const Json& properties = *find(schema, "properties");
+    if (!properties.is_object()) fail("\"properties\" is no object");
+    return properties;
+  }
+
+  std::string render_function(const Json& tool) {
+    const std::string name = string_of(tool, "name", "a function");
+    std::string text = "// " + string_of(tool, "description", "function \"" + name + "\"") + "\ntype " + name + " = ";
+    const Json* parameters = find(tool, "parameters");
+    if (parameters == nullptr || !is_truthy(find(*parameters, "properties"))) return text + "() => any;\n\n";
+    text += "(_: {\n";
+    for (const auto& item : properties_of(*parameters).items()) {
+      const Json& schema = item.value();
+      if (is_truthy(find(schema, "description")))
+        text += "// " + string_of(schema, "description", "a parameter") + "\n";
+      text += item.key() + (is_required(item.key(), *parameters) ? "" : "?") + ": " + type_of(schema);
+      if (const Json* value = find(schema, "default")) {
+        const bool is_enum = is_truthy(find(schema, "enum"));
+        if (is_enum || is_truthy(find(schema, "oneOf"))) {
+          text += (is_enum ? ", // default: " : "// default: ") +
+                  string_of(schema, "default", "parameter \"" + item.key() + "\"");
+        } else {
+          text += ", // default: " + python_json(*value);
+        }
+      }
+      text += ",\n";
+    }
+    return text + "}) => any;\n\n";
+  }
+
+  std::string type_of(const Json& schema) {
+    if (++depth_ > kDeepest) fail("a parameter's type is nested more than " + std::to_string(kDeepest) + " times");
+    std::string text = type_of_unlimited(schema);
+    --depth_;
+    return text;
+  }
+
+  std::string type_of_unlimited(const Json& schema) {
+    const Json* type = find(schema, "type");
+    const std::string name = type != nullptr && type->is_string() ? type->get<std::string>() : "";
+    const std::string nullable = is_truthy(find(schema, "nullable")) ? " | null" : "";
+    if (name == "array") return element_of(find(schema, "items")) + "[]" + nullable;
+    if (type != nullptr && type->is_array() && !type->empty()) return joined(*type, " | ");
+    if (const Json* variants = find(schema, "oneOf"); is_truthy(variants)) return variants_of(*variants);
+    if (name == "string") {
+      const Json* values = find(schema, "enum");
+      if (!is_truthy(values)) return "string" + nullable;
+      if (!values->is_array()) fail("\"enum\" is no list");
+      return "\"" + joined(*values, "\" | \"") + "\"";
+    }
+    if (name == "number" || name == "integer") return "number";
+    if (name == "boolean") return "boolean";
+    if (name == "object") return is_truthy(find(schema, "properties")) ? object_of(schema) : "object";
+    return "any";
+  }
+
+  std::string element_of(const Json* items) {
+    if (!is_truthy(items)) return "any";
+    const std::string inner = type_of(*items);
+    const Json* type = find(*items, "type");
+    const bool is_plain =
+        type != nullptr && (*type == "string" || *type == "number" || *type == "integer" || *type == "boolean");
+    if (is_plain) return *type == "string" ? "string" : *type == "boolean" ? "boolean" : "number";
+    constexpr std::int64_t kLongestInner = 50;  // characters; the template's
+    return inner == "object | object" || count_characters(inner) > kLongestInner ? "any" : inner;
+  }
+
+  std::string variants_of(const Json& variants) {
+    if (!variants.is_array()) fail("\"oneOf\" is no list");
+    std::string text;
+    for (std::size_t i = 0; i < variants.size(); ++i) {
+      const Json& variant = variants[i];
+      text += type_of(variant);
+      if (is_truthy(find(variant, "description"))) text += "// " + string_of(variant, "description", "a variant");
+      if (const Json* value = find(variant, "default"))
+        text += std::string(20, ' ') + "// default: " + python_json(*value);
+      if (i + 1 < variants.size()) text += " | \n";
+    }
+    return text;
+  }
+
+  std::string object_of(const Json& schema) {
+    std::string text = "{\n";
+    bool first = true;
+    for (const auto& item : properties_of(schema).items()) {
+      if (!first) text += ", ";
+      first = false;
+      text += item.key() + (is_required(item.key(), schema) ? "" : "?") + ": \n" + std::string(16, ' ') +
+              type_of(item.value());
+    }
+    return text + "}";
+  }
+
+  static std::string joined(const Json& values, const std::string& separator) {
+    std::string text;
+    for (std::size_t i = 0; i < values.size(); ++i) text += (i > 0 ? separator : "") + python_text(values[i]);
+    return text;
+  }
+
+  static constexpr int kDeepest = 64;
+  int depth_ = 0;
+};
+
+// What the model was trained to see for its built-in tools, word for word.
+constexpr const char* kBrowser =
+    "## browser\n\n"
+    "// Tool for browsing.\n"
+    "// The `cursor` appears in brackets before each browsing display: `[{cursor}]`.\n"
+    "// Cite information from the tool using the following format:\n"
+    "// `【{cursor}†L{line_start}(-L{line_end})?】`, for example: `【6†L9-L11】` or `【8†L3】`.\n"
+    "// Do not quote more than 10 words directly from the tool output.\n"
+    "// sources=web (default: web)\n"
+    "namespace browser {\n\n"
+    "// Searches for information related to `query` and displays `topn` results.\n"
+    "type search = (_: {\n"
+    "query: string,\n"
+    "topn?: number, // default: 10\n"
+    "source?: string,\n"
+    "}) => any;\n\n"
+    "// Opens the link `id` from the page indicated by `cursor` starting at line number `loc`, showing `num_lines` "
+    "lines.\n"
+    "// Valid link ids are displayed with the formatting: `【{id}†.*】`.\n"
+    "// If `cursor` is not provided, the most recent page is implied.\n"
+    "// If `id` is a string, it is treated as a fully qualified URL associated with `source`.\n"
+    "// If `loc` is not provided, the viewport will be positioned at the beginning of the document or centered on the "
+    "most "
+    "relevant passage, if available.\n"
+    "// Use this function without `id` to scroll to a new location of an opened page.\n"
+    "type open = (_: {\n"
+    "id?: number | string, // default: -1\n"
+    "cursor?: number, // default: -1\n"
+    "loc?: number, // default: -1\n"
+    "num_lines?: number, // default: -1\n"
+    "view_source?: boolean, // default: false\n"
+    "source?: string,\n"
+    "}) => any;\n\n"
+    "// Finds exact matches of `pattern` in the current page, or the page given by `cursor`.\n"
+    "type find = (_: {\n"
+    "pattern: string,\n"
+    "cursor?: number, // default: -1\n"
+    "}) => any;\n\n"
+    "} // namespace browser\n\n";
+constexpr const char* kPython =
+    "## python\n\n"
+    "Use this tool to execute Python code in your chain of thought. The code will not be shown to the user. This tool "
+    "should be "
+    "used for internal reasoning, but not for code that is intended to be visible to the user (e.g. when creating "
+    "plots, tables, "
+    "or files).\n\n"
+    "When you send a message containing Python code to python, it will be executed in a stateful Jupyter notebook "
+    "environment. "
+    "python will respond with the output of the execution or time out after 120.0 seconds. The drive at '/mnt/data' "
+    "can be used "
+    "to save and persist user files. Internet access for this session is UNKNOWN. Depends on the cluster.\n\n";
 
 }  // namespace
 
 std::string render_tools(const std::string& tools) {
   const Json list = Json::parse(tools, nullptr, /*allow_exceptions=*/false);
-  if (!list.is_array()) throw DataError("tools: not a JSON array");
-  std::string text = "## functions\n\nnamespace functions {\n\n";
-  for (const Json& tool : list) text += function(tool);
-  return text + "} // namespace functions";
+  return FunctionsRenderer().render(list);
+}
+
+std::string render_builtin_tools(const std::vector<std::string>& names) {
+  const auto has = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  return std::string(has("browser") ? kBrowser : "") + (has("python") ? kPython : "");
 }
 
 }  // namespace ossature

@@ -53,7 +53,8 @@ class LineReader {
     number_ = 0;
     in_.clear();
     in_.open(path_, std::ios::binary);
-    if (!in_ || std::filesystem::is_directory(path_)) throw DataError(path_.string() + ": cannot be opened; expected a file of JSON lines");
+    if (!in_ || std::filesystem::is_directory(path_))
+      throw DataError(path_.string() + ": cannot be opened; expected a file of JSON lines");
     return true;
   }
 
@@ -75,8 +76,8 @@ RenderedSample render(const Line& line, const Harmony& harmony, std::optional<Da
 }
 
 /// Renders a block on several threads. The first line that fails decides the error, whatever thread met it.
-std::vector<RenderedSample> render_block(const std::vector<Line>& block, const Harmony& harmony, std::optional<DataFormat> format,
-                                         int num_threads) {
+std::vector<RenderedSample> render_block(const std::vector<Line>& block, const Harmony& harmony,
+                                         std::optional<DataFormat> format, int num_threads) {
   std::vector<RenderedSample> samples(block.size());
   std::vector<std::exception_ptr> failures(block.size());
   std::atomic<std::size_t> next{0};
@@ -99,7 +100,8 @@ std::vector<RenderedSample> render_block(const std::vector<Line>& block, const H
   return samples;
 }
 
-/// A number in [0, 1) from the content of a line alone (FNV-1a), so a sample stays on its side whatever else is in the files.
+/// A number in [0, 1) from the content of a line alone (FNV-1a), so a sample stays on its side whatever else is in the
+/// files.
 double share_of(const std::string& text) {
   std::uint64_t hash = 0xcbf29ce484222325u;
   for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
@@ -108,7 +110,8 @@ double share_of(const std::string& text) {
 }
 
 void count(const RenderedSample& sample, PrepareCounts& counts) {
-  const auto learned = std::count_if(sample.loss_weights.begin(), sample.loss_weights.end(), [](float w) { return w > 0.0f; });
+  const auto learned =
+      std::count_if(sample.loss_weights.begin(), sample.loss_weights.end(), [](float w) { return w > 0.0f; });
   ++counts.samples;
   counts.tokens += static_cast<std::int64_t>(sample.tokens.size());
   counts.learned_tokens += learned;
@@ -121,7 +124,8 @@ void count(const RenderedSample& sample, PrepareCounts& counts) {
 PrepareSummary prepare(const PrepareOptions& options, const std::function<void(std::int64_t)>& progress) {
   const Harmony harmony(Tokenizer::load(options.tokenizer), options.date);
   const Tokenizer& tokenizer = harmony.tokenizer();
-  const int num_threads = options.threads > 0 ? options.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  const int num_threads =
+      options.threads > 0 ? options.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   TokenFileWriter train(options.out, tokenizer.vocab_size(), tokenizer.sha256());
   std::unique_ptr<TokenFileWriter> validation;
   if (options.validation > 0.0) {
@@ -138,7 +142,9 @@ PrepareSummary prepare(const PrepareOptions& options, const std::function<void(s
     }
     if (progress) progress(summary.train.samples + summary.validation.samples);
   }
-  if (summary.train.samples == 0) throw DataError("no sample for " + options.out.string() + "; the input has no line that is not empty, or all went to validation");
+  if (summary.train.samples == 0)
+    throw DataError("no sample for " + options.out.string() +
+                    "; the input has no line that is not empty, or all went to validation");
   train.finish();
   if (validation) validation->finish();
   return summary;

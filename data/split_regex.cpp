@@ -10,6 +10,35 @@
 namespace ossature {
 namespace {
 
+/// Unicode's White_Space, which \s means in tokenizer.json. PCRE2's own \s also has U+180E, which is no white space any
+/// more.
+constexpr const char* kWhiteSpace =
+    R"(\x{9}-\x{d}\x{20}\x{85}\x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000})";
+
+/// `pattern` with \s and \S written out; but not \S within brackets, which no tokenizer uses.
+std::string with_unicode_space(const std::string& pattern) {
+  std::string result;
+  bool in_brackets = false;
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    const char next = i + 1 < pattern.size() ? pattern[i + 1] : '\0';
+    if (pattern[i] == '\\' && next == 's') {
+      result += in_brackets ? std::string(kWhiteSpace) : "[" + std::string(kWhiteSpace) + "]";
+      ++i;
+    } else if (pattern[i] == '\\' && next == 'S' && !in_brackets) {
+      result += "[^" + std::string(kWhiteSpace) + "]";
+      ++i;
+    } else if (pattern[i] == '\\' && next != '\0') {
+      result += pattern.substr(i, 2);
+      ++i;
+    } else {
+      if (pattern[i] == '[') in_brackets = true;
+      if (pattern[i] == ']') in_brackets = false;
+      result += pattern[i];
+    }
+  }
+  return result;
+}
+
 std::string message_of(int code) {
   PCRE2_UCHAR text[256];
   pcre2_get_error_message(code, text, sizeof text);
@@ -27,10 +56,11 @@ SplitRegex::SplitRegex(const std::string& pattern) {
   int error = 0;
   PCRE2_SIZE offset = 0;
   auto code = std::make_shared<Code>();
-  code->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(), PCRE2_UTF | PCRE2_UCP,
-                             &error, &offset, nullptr);
+  const std::string text = with_unicode_space(pattern);
+  code->code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), PCRE2_UTF | PCRE2_UCP, &error,
+                             &offset, nullptr);
   if (code->code == nullptr) {
-    throw std::invalid_argument(message_of(error) + " at position " + std::to_string(offset));
+    throw std::invalid_argument(message_of(error) + " before \"" + text.substr(offset) + "\"");
   }
   pcre2_jit_compile(code->code, PCRE2_JIT_COMPLETE);  // without it matching is slower, not different
   code_ = std::move(code);

@@ -1,0 +1,122 @@
+#include "data/byte_pairs.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <climits>
+#include <queue>
+#include <tuple>
+
+namespace ossature {
+namespace {
+
+/// Words up to this many bytes are merged by plain search, which is faster for them than a heap.
+constexpr std::size_t kShort = 48;
+
+std::uint64_t key_of(std::int32_t left, std::int32_t right) {
+  return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
+}
+
+}  // namespace
+
+BytePairs::BytePairs(std::vector<std::int32_t> byte_ids, const std::vector<Merge>& merges)
+    : byte_ids_(std::move(byte_ids)) {
+  const std::size_t size = std::bit_ceil(std::max<std::size_t>(16, 2 * merges.size()));
+  table_.resize(size);
+  shift_ = 64 - std::countr_zero(size);
+  for (std::size_t rank = 0; rank < merges.size(); ++rank) {
+    const Merge& merge = merges[rank];
+    const std::uint64_t pair = key_of(merge.left, merge.right);
+    std::size_t slot = (pair * 0x9e3779b97f4a7c15u) >> shift_;
+    while (table_[slot].pair != kNone && table_[slot].pair != pair) slot = (slot + 1) & (size - 1);
+    table_[slot] = {pair, static_cast<std::int32_t>(rank), merge.result};
+  }
+}
+
+const BytePairs::Entry* BytePairs::find(std::int32_t left, std::int32_t right) const {
+  const std::uint64_t pair = key_of(left, right);
+  std::size_t slot = (pair * 0x9e3779b97f4a7c15u) >> shift_;
+  while (table_[slot].pair != kNone) {
+    if (table_[slot].pair == pair) return &table_[slot];
+    slot = (slot + 1) & (table_.size() - 1);
+  }
+  return nullptr;
+}
+
+void BytePairs::encode(std::string_view word, std::vector<std::int32_t>& ids) const {
+  word.size() <= kShort ? encode_short(word, ids) : encode_long(word, ids);
+}
+
+void BytePairs::encode_short(std::string_view word, std::vector<std::int32_t>& ids) const {
+  struct Part {
+    std::int32_t id, rank, result;  // rank and result of the merge with the next part; INT_MAX: none
+  };
+  std::array<Part, kShort> parts;
+  std::size_t count = word.size();
+  const auto look = [&](std::size_t i) {
+    const Entry* entry = i + 1 < count ? find(parts[i].id, parts[i + 1].id) : nullptr;
+    parts[i].rank = entry != nullptr ? entry->rank : INT_MAX;
+    parts[i].result = entry != nullptr ? entry->result : 0;
+  };
+  for (std::size_t i = 0; i < count; ++i) parts[i].id = byte_ids_[static_cast<unsigned char>(word[i])];
+  for (std::size_t i = 0; i < count; ++i) look(i);
+  while (count > 1) {
+    std::size_t best = 0;
+    for (std::size_t i = 1; i + 1 < count; ++i) {
+      if (parts[i].rank < parts[best].rank) best = i;
+    }
+    if (parts[best].rank == INT_MAX) break;
+    parts[best].id = parts[best].result;
+    std::copy(parts.begin() + static_cast<std::ptrdiff_t>(best) + 2, parts.begin() + static_cast<std::ptrdiff_t>(count),
+              parts.begin() + static_cast<std::ptrdiff_t>(best) + 1);
+    --count;
+    look(best);
+    if (best > 0) look(best - 1);
+  }
+  for (std::size_t i = 0; i < count; ++i) ids.push_back(parts[i].id);
+}
+
+void BytePairs::encode_long(std::string_view word, std::vector<std::int32_t>& ids) const {
+  struct Part {
+    std::int32_t id;
+    std::size_t previous, next;
+  };
+  constexpr auto kEnd = static_cast<std::size_t>(-1);
+  std::vector<Part> parts(word.size());
+  for (std::size_t i = 0; i < word.size(); ++i) {
+    parts[i] = {byte_ids_[static_cast<unsigned char>(word[i])], i == 0 ? kEnd : i - 1,
+                i + 1 == word.size() ? kEnd : i + 1};
+  }
+  struct Candidate {
+    std::int32_t rank;
+    std::size_t position;
+    std::int32_t left, right, result;
+    bool operator>(const Candidate& other) const {
+      return std::tie(rank, position) > std::tie(other.rank, other.position);
+    }
+  };
+  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> candidates;
+  const auto consider = [&](std::size_t i) {
+    if (i == kEnd || parts[i].next == kEnd) return;
+    const std::int32_t left = parts[i].id, right = parts[parts[i].next].id;
+    if (const Entry* entry = find(left, right)) candidates.push({entry->rank, i, left, right, entry->result});
+  };
+  for (std::size_t i = 0; i < parts.size(); ++i) consider(i);
+  while (!candidates.empty()) {
+    const Candidate best = candidates.top();
+    candidates.pop();
+    Part& part = parts[best.position];
+    // What was merged since has another id (or -1: it is part of its left neighbour).
+    if (part.id != best.left || part.next == kEnd || parts[part.next].id != best.right) continue;
+    const std::size_t gone = part.next;
+    part.id = best.result;
+    part.next = parts[gone].next;
+    if (part.next != kEnd) parts[part.next].previous = best.position;
+    parts[gone].id = -1;
+    consider(part.previous);
+    consider(best.position);
+  }
+  for (std::size_t i = 0; i != kEnd; i = parts[i].next) ids.push_back(parts[i].id);
+}
+
+}  // namespace ossature

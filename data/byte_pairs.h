@@ -1,0 +1,43 @@
+// Byte-pair encoding of one word: the merge table and its application.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+namespace ossature {
+
+/// Two neighbours and what becomes of them. A lower rank merges first.
+struct Merge {
+  std::int32_t left, right, result;
+};
+
+/// Immutable, safe to share between threads.
+class BytePairs {
+ public:
+  /// `byte_ids`: the id of each byte's token, [256]. `merges`, most important first; of equal pairs the last counts, as
+  /// in the tokenizers library.
+  BytePairs(std::vector<std::int32_t> byte_ids, const std::vector<Merge>& merges);
+
+  /// Appends the ids of `word`: the merge of lowest rank, leftmost among equals, again and again. Time grows as n log
+  /// n.
+  void encode(std::string_view word, std::vector<std::int32_t>& ids) const;
+
+ private:
+  struct Entry {
+    std::uint64_t pair = kNone;
+    std::int32_t rank = 0, result = 0;
+  };
+  static constexpr std::uint64_t kNone = ~std::uint64_t{0};
+
+  [[nodiscard]] const Entry* find(std::int32_t left, std::int32_t right) const;
+  void encode_short(std::string_view word, std::vector<std::int32_t>& ids) const;
+  void encode_long(std::string_view word, std::vector<std::int32_t>& ids) const;
+
+  std::vector<std::int32_t> byte_ids_;
+  std::vector<Entry> table_;  // open addressing, a power of two long
+  int shift_ = 0;
+};
+
+}  // namespace ossature
