@@ -4,6 +4,7 @@
 #include <atomic>
 #include <exception>
 #include <fstream>
+#include <future>
 #include <memory>
 #include <thread>
 
@@ -116,12 +117,31 @@ void count(const RenderedSample& sample, PrepareCounts& counts) {
   counts.tokens += static_cast<std::int64_t>(sample.tokens.size());
   counts.learned_tokens += learned;
   counts.longest_sample = std::max(counts.longest_sample, static_cast<std::int64_t>(sample.tokens.size()));
+  for (std::size_t i = 0; i < sample.learned_by_channel.size(); ++i) {
+    counts.learned_by_channel[i] += sample.learned_by_channel[i];
+  }
   if (learned == 0) ++counts.without_learned;
+}
+
+/// Writing over what is read would lose it.
+void check_outputs(const PrepareOptions& options) {
+  const bool has_validation = options.validation > 0.0;
+  if (has_validation && options.validation_out == options.out) {
+    throw DataError(options.out.string() + ": named for both training and validation samples; give two names");
+  }
+  for (const auto& input : options.inputs) {
+    std::error_code ignored;
+    if (std::filesystem::equivalent(input, options.out, ignored) ||
+        (has_validation && std::filesystem::equivalent(input, options.validation_out, ignored))) {
+      throw DataError(input.string() + ": is both read and to be written; give the token file another name");
+    }
+  }
 }
 
 }  // namespace
 
 PrepareSummary prepare(const PrepareOptions& options, const std::function<void(std::int64_t)>& progress) {
+  check_outputs(options);
   const Harmony harmony(Tokenizer::load(options.tokenizer), options.date);
   const Tokenizer& tokenizer = harmony.tokenizer();
   const int num_threads =
@@ -133,8 +153,17 @@ PrepareSummary prepare(const PrepareOptions& options, const std::function<void(s
   }
   PrepareSummary summary;
   LineReader reader(options.inputs);
-  for (auto block = reader.next_block(); !block.empty(); block = reader.next_block()) {
-    const auto samples = render_block(block, harmony, options.format, num_threads);
+  std::vector<Line> block, next;
+  const auto render_next = [&] {
+    next = reader.next_block();
+    return std::async(std::launch::async, [&] { return render_block(next, harmony, options.format, num_threads); });
+  };
+  // One block is rendered while the one before it is written.
+  for (auto rendered = render_next();;) {
+    const std::vector<RenderedSample> samples = rendered.get();
+    block.swap(next);
+    if (block.empty()) break;
+    rendered = render_next();
     for (std::size_t i = 0; i < samples.size(); ++i) {
       const bool is_validation = validation && share_of(block[i].text) < options.validation;
       (is_validation ? *validation : train).add(samples[i].tokens, samples[i].loss_weights, block[i].source);
@@ -142,9 +171,10 @@ PrepareSummary prepare(const PrepareOptions& options, const std::function<void(s
     }
     if (progress) progress(summary.train.samples + summary.validation.samples);
   }
-  if (summary.train.samples == 0)
+  if (summary.train.samples == 0) {
     throw DataError("no sample for " + options.out.string() +
-                    "; the input has no line that is not empty, or all went to validation");
+                    "; the inputs have no line that is not empty, or all went to validation");
+  }
   train.finish();
   if (validation) validation->finish();
   return summary;

@@ -1,6 +1,7 @@
 // From files of JSON lines to token files.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -28,8 +29,9 @@ struct PrepareCounts {
   std::int64_t samples = 0;
   std::int64_t tokens = 0;
   std::int64_t learned_tokens = 0;
-  std::int64_t longest_sample = 0;   // tokens
-  std::int64_t without_learned = 0;  // samples in which nothing is learned
+  std::array<std::int64_t, 3> learned_by_channel{};  // of analysis, commentary, final; plain text has no channel
+  std::int64_t longest_sample = 0;                   // tokens
+  std::int64_t without_learned = 0;                  // samples in which nothing is learned
 };
 
 struct PrepareSummary {

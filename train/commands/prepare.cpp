@@ -1,5 +1,7 @@
 #include "data/prepare.h"
 
+#include <unistd.h>
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <iostream>
@@ -23,13 +25,28 @@ nlohmann::json to_json(const PrepareCounts& counts) {
   return {{"samples", counts.samples},
           {"tokens", counts.tokens},
           {"learned_tokens", counts.learned_tokens},
+          {"learned_by_channel",
+           {{"analysis", counts.learned_by_channel[0]},
+            {"commentary", counts.learned_by_channel[1]},
+            {"final", counts.learned_by_channel[2]}}},
           {"longest_sample", counts.longest_sample},
           {"samples_without_learned_tokens", counts.without_learned}};
 }
 
 void print(const std::filesystem::path& file, const PrepareCounts& counts) {
-  std::cout << file.string() << ": " << counts.samples << " samples, " << counts.tokens << " tokens, " << counts.learned_tokens
-            << " learned, longest sample " << counts.longest_sample << " tokens\n";
+  std::printf("%s: %lld samples, %lld tokens, longest sample %lld tokens\n", file.c_str(),
+              static_cast<long long>(counts.samples), static_cast<long long>(counts.tokens),
+              static_cast<long long>(counts.longest_sample));
+  std::printf("  learned %lld tokens", static_cast<long long>(counts.learned_tokens));
+  const char* separator = ": ";
+  for (std::size_t i = 0; i < counts.learned_by_channel.size(); ++i) {
+    if (counts.learned_by_channel[i] == 0) continue;
+    constexpr const char* kNames[] = {"analysis", "commentary", "final"};
+    std::printf("%s%s %lld", separator, kNames[i], static_cast<long long>(counts.learned_by_channel[i]));
+    separator = ", ";
+  }
+  std::printf("\n");
+  std::fflush(stdout);
   if (counts.without_learned > 0) {
     std::cerr << "warning: in " << counts.without_learned << " samples of " << file.string() << " nothing is learned\n";
   }
@@ -41,9 +58,11 @@ void run(Options& options) {
   if ((options.prepare.validation > 0.0) != !options.prepare.validation_out.empty()) {
     throw CLI::ValidationError("--validation", "goes together with --validation-out");
   }
-  const PrepareSummary summary =
-      prepare(options.prepare, [](std::int64_t samples) { std::cerr << "\r" << samples << " samples" << std::flush; });
-  std::cerr << "\n";
+  const bool is_terminal = isatty(STDERR_FILENO) != 0;
+  const PrepareSummary summary = prepare(options.prepare, [is_terminal](std::int64_t samples) {
+    if (is_terminal) std::cerr << "\r" << samples << " samples" << std::flush;
+  });
+  if (is_terminal) std::cerr << "\r\x1b[K";
   if (options.json) {
     nlohmann::json result = {{"train", to_json(summary.train)}};
     if (options.prepare.validation > 0.0) result["validation"] = to_json(summary.validation);
@@ -61,13 +80,17 @@ void register_prepare(CLI::App& app) {
   PrepareOptions& prepare = options->prepare;
   CLI::App* command = app.add_subcommand("prepare", "Tokenize training data into a token file");
   command->add_option("FILE", prepare.inputs, "Files of JSON lines")->required();
-  command->add_option("--tokenizer", prepare.tokenizer, "Directory with tokenizer.json: the base model's")->required()->type_name("DIR");
+  command->add_option("--tokenizer", prepare.tokenizer, "Directory with tokenizer.json: the base model's")
+      ->required()
+      ->type_name("DIR");
   command->add_option("--out", prepare.out, "Token file to write")->required()->type_name("FILE.h5");
   command->add_option("--format", options->format, "Dialect of the lines")
       ->check(CLI::IsMember({"auto", "messages", "prompt-completion", "text"}))
       ->capture_default_str();
-  command->add_option("--date", options->date, "Date in the system message: 2026-01-15, today, or none")->capture_default_str();
-  command->add_option("--validation", prepare.validation, "Share of samples held out, chosen by content")->check(CLI::Range(0.0, 0.9));
+  command->add_option("--date", options->date, "Date in the system message: 2026-01-15, today, or none")
+      ->capture_default_str();
+  command->add_option("--validation", prepare.validation, "Share of samples held out, chosen by content")
+      ->check(CLI::Range(0.0, 0.9));
   command->add_option("--validation-out", prepare.validation_out, "Token file of those")->type_name("FILE.h5");
   command->add_option("--threads", prepare.threads, "Threads; 0: one a processor")->check(CLI::NonNegativeNumber);
   command->add_flag("--json", options->json, "Print one JSON object");
