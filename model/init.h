@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 
 #include "model/checkpoint_writer.h"
@@ -16,11 +17,15 @@ namespace ossature {
 inline constexpr double kInitializerRange = 0.02;
 
 /// Writes a new directory `out` in transformers' layout: matrices normal(0, kInitializerRange), norms 1, biases and
-/// sinks 0. MXFP4 experts are drawn on the grid, with the frequencies that rounding such a normal distribution gives.
-/// The same seed gives the same bytes. Tokenizer files of `tokenizer_dir` are copied. Throws CheckpointError if `out`
-/// exists and is not empty.
+/// sinks 0. MXFP4 experts, codes and scales, are distributed as encoding such a normal distribution gives. Equal seeds
+/// give equal bytes on any number of threads, and a tensor is the same whatever other tensors the model has: a cut to
+/// fewer layers has the first layers of the whole. Takes a few MiB of memory, whatever the size. Tokenizer files of
+/// `tokenizer_dir` are copied. `progress`, when given, hears the bytes written and the bytes in all.
+/// Throws CheckpointError if `config` is invalid, `out` exists and is not empty or `tokenizer_dir` has no
+/// tokenizer.json, std::system_error when the disk refuses; then nothing is left behind.
 void init_checkpoint(const ModelConfig& config, std::uint64_t seed, ExpertStorage experts,
                      const std::optional<std::filesystem::path>& tokenizer_dir, const std::filesystem::path& out,
-                     std::int64_t max_shard_bytes = kMaxShardBytes);
+                     std::int64_t max_shard_bytes = kMaxShardBytes,
+                     const std::function<void(std::int64_t, std::int64_t)>& progress = {});
 
 }  // namespace ossature

@@ -60,7 +60,12 @@ void register_init(CLI::App& app) {
   command->callback([options] {
     init_checkpoint(config_of(*options), options->seed,
                     options->experts == "bf16" ? ExpertStorage::kBf16 : ExpertStorage::kMxfp4, options->tokenizer,
-                    options->out);
+                    options->out, kMaxShardBytes, [shown = -1](std::int64_t done, std::int64_t total) mutable {
+                      const int tenth = static_cast<int>(10 * done / total);
+                      if (tenth == shown) return;
+                      shown = tenth;
+                      std::cerr << "\rinit " << tenth * 10 << " %" << (tenth == 10 ? "\n" : "") << std::flush;
+                    });
     const Checkpoint written(options->out);
     std::cout << options->out.string() << ": " << written.num_parameters() << " random parameters in "
               << written.config().num_hidden_layers << " layers, " << written.stored_bytes() << " bytes\n";
