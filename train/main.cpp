@@ -52,6 +52,7 @@ int main(int argc, char** argv) {
   ossature::register_prepare(app);
   ossature::register_train(app);
   ossature::register_eval(app);
+  ossature::register_generate(app);
   ossature::register_export(app);
   ossature::register_inspect(app);
   ossature::register_recipes(app);
