@@ -1,20 +1,22 @@
 #include "data/hdf5.h"
 
+#include <algorithm>
+
 #include "data/data_error.h"
 
 namespace ossature::hdf5 {
 namespace {
 
-Handle string_type() {
+Handle string_type(std::size_t size) {
   Handle type(H5Tcopy(H5T_C_S1), H5Tclose);
-  H5Tset_size(type.get(), H5T_VARIABLE);
+  H5Tset_size(type.get(), size);
   H5Tset_cset(type.get(), H5T_CSET_UTF8);
+  H5Tset_strpad(type.get(), H5T_STR_NULLPAD);
   return type;
 }
 
 [[noreturn]] void fail(const std::filesystem::path& path, const std::string& what) {
-  throw DataError(path.string() + ": " + what +
-                  "; make the file with ossature prepare, or as data/README.md describes");
+  throw DataError(path.string() + ": " + what + kAdvice);
 }
 
 Handle open_attribute(const Handle& file, const char* name, H5T_class_t type_class, const char* expected,
@@ -32,13 +34,17 @@ Handle open_attribute(const Handle& file, const char* name, H5T_class_t type_cla
 
 }  // namespace
 
-void silence() {
+std::unique_lock<std::mutex> lock_library() {
+  static std::mutex mutex;
+  std::unique_lock lock(mutex);
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
+  return lock;
 }
 
-std::mutex& library_mutex() {
-  static std::mutex mutex;
-  return mutex;
+Handle create_file(const std::filesystem::path& path) {
+  const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
+  H5Pset_libver_bounds(access.get(), H5F_LIBVER_V110, H5F_LIBVER_V110);
+  return {H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose};
 }
 
 bool has_attribute(const Handle& file, const char* name) {
@@ -58,7 +64,7 @@ std::string read_string_attribute(const Handle& file, const char* name, const st
   const Handle stored(H5Aget_type(attribute.get()), H5Tclose);
   if (H5Tis_variable_str(stored.get()) > 0) {
     char* text = nullptr;
-    const Handle type = string_type();
+    const Handle type = string_type(H5T_VARIABLE);
     H5Tset_cset(type.get(), H5Tget_cset(stored.get()));
     if (H5Aread(attribute.get(), type.get(), &text) < 0 || text == nullptr) {
       fail(path, std::string("attribute \"") + name + "\" is unreadable");
@@ -68,7 +74,7 @@ std::string read_string_attribute(const Handle& file, const char* name, const st
     return value;
   }
   const auto size = H5Tget_size(stored.get());
-  constexpr std::size_t kLongest = 1 << 16;
+  constexpr std::size_t kLongest = 16 << 20;
   if (size > kLongest) fail(path, std::string("attribute \"") + name + "\" is too long");
   std::string value(size, '\0');
   if (H5Aread(attribute.get(), stored.get(), value.data()) < 0) {
@@ -86,15 +92,16 @@ bool write_integer_attribute(const Handle& file, const char* name, std::int64_t 
 
 bool write_string_attribute(const Handle& file, const char* name, const std::string& value) {
   const Handle space(H5Screate(H5S_SCALAR), H5Sclose);
-  const Handle type = string_type();
+  // Of fixed length: those of variable length lie in a heap without a checksum.
+  const Handle type = string_type(std::max<std::size_t>(value.size(), 1));
   const Handle attribute(H5Acreate2(file.get(), name, type.get(), space.get(), H5P_DEFAULT, H5P_DEFAULT), H5Aclose);
-  const char* text = value.c_str();
-  return attribute.is_valid() && H5Awrite(attribute.get(), type.get(), &text) >= 0;
+  return attribute.is_valid() && H5Awrite(attribute.get(), type.get(), value.c_str()) >= 0;
 }
 
 Column open_column(const Handle& file, const char* name, H5T_class_t type_class, const std::filesystem::path& path) {
   if (H5Lexists(file.get(), name, H5P_DEFAULT) <= 0) fail(path, std::string("dataset ") + name + " is missing");
-  Column column{Handle(H5Dopen2(file.get(), name, H5P_DEFAULT), H5Dclose)};
+  Column column;
+  column.dataset = Handle(H5Dopen2(file.get(), name, H5P_DEFAULT), H5Dclose);
   if (!column.dataset.is_valid()) fail(path, std::string(name) + " is not a readable dataset");
   const Handle space(H5Dget_space(column.dataset.get()), H5Sclose);
   const int rank = H5Sget_simple_extent_ndims(space.get());
@@ -108,6 +115,11 @@ Column open_column(const Handle& file, const char* name, H5T_class_t type_class,
   hsize_t length = 0;
   H5Sget_simple_extent_dims(space.get(), &length, nullptr);
   column.length = static_cast<std::int64_t>(length);
+  const Handle properties(H5Dget_create_plist(column.dataset.get()), H5Pclose);
+  hsize_t chunk = 0;
+  if (H5Pget_layout(properties.get()) == H5D_CHUNKED && H5Pget_chunk(properties.get(), 1, &chunk) == 1) {
+    column.chunk = static_cast<std::int64_t>(chunk);
+  }
   return column;
 }
 
@@ -128,8 +140,11 @@ Column create_column(const Handle& file, const char* name, hid_t stored_type) {
   H5Pset_chunk(properties.get(), 1, &chunk);
   H5Pset_deflate(properties.get(), 1);
   H5Pset_fletcher32(properties.get());
-  return {Handle(H5Dcreate2(file.get(), name, stored_type, space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT),
-                 H5Dclose)};
+  Column column;
+  column.chunk = static_cast<std::int64_t>(chunk);
+  column.dataset = Handle(
+      H5Dcreate2(file.get(), name, stored_type, space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT), H5Dclose);
+  return column;
 }
 
 bool append_column(Column& column, std::int64_t count, hid_t memory_type, const void* values) {

@@ -9,7 +9,6 @@
 #include <mutex>
 #include <string>
 #include <utility>
-#include <vector>
 
 namespace ossature::hdf5 {
 
@@ -46,12 +45,17 @@ class Handle {
   Close close_ = nullptr;
 };
 
-/// Keeps HDF5 from printing its error stack; our messages say what matters. Affects the calling thread.
-void silence();
+/// The one lock around HDF5, to be held for every call: Debian's library is thread-safe by such a lock of its own,
+/// other builds are not safe at all. Keeps HDF5 from printing its error stack on the calling thread: our messages say
+/// what matters.
+[[nodiscard]] std::unique_lock<std::mutex> lock_library();
 
-/// The one lock around HDF5: Debian's library is thread-safe by such a lock of its own, other builds are not safe at
-/// all.
-std::mutex& library_mutex();
+/// Ends an error about a file that breaks the format.
+inline constexpr const char* kAdvice = "; make the file with ossature prepare, or as data/README.md describes";
+
+/// A new file, in place of an old one; invalid when HDF5 fails. Its metadata carry checksums (HDF5 1.10's layout): with
+/// the older default a flipped bit could crash the library or pass for other data.
+Handle create_file(const std::filesystem::path& path);
 
 /// Attribute `name` of the root group. Throws DataError naming `path` if absent or of another type.
 std::int64_t read_integer_attribute(const Handle& file, const char* name, const std::filesystem::path& path);
@@ -61,10 +65,11 @@ bool has_attribute(const Handle& file, const char* name);
 bool write_integer_attribute(const Handle& file, const char* name, std::int64_t value);
 bool write_string_attribute(const Handle& file, const char* name, const std::string& value);
 
-/// A dataset of one dimension and its length.
+/// A dataset of one dimension, its length, and the values of a chunk (0: not chunked).
 struct Column {
   Handle dataset;
   std::int64_t length = 0;
+  std::int64_t chunk = 0;
 };
 /// Opens dataset `name` and checks that it has one dimension and values of class `type` (H5T_INTEGER or H5T_FLOAT).
 /// Throws DataError.

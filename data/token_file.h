@@ -14,8 +14,9 @@
 namespace ossature {
 
 /// Reads a token file. Opening checks all of its structure (attributes, types, sizes, offsets) but no token; tokens and
-/// weights are checked as they are read, since anyone may write such a file. Safe to use from several threads: calls
-/// wait for each other, as HDF5 itself does.
+/// weights are checked as they are read, since anyone may write such a file: their values, and the file's own checksums
+/// where it has them, for which the whole block of 1 Mi tokens around a place is read the first time. Safe to use from
+/// several threads: calls wait for each other, as HDF5 itself does.
 class TokenFileReader {
  public:
   /// Throws DataError if the file cannot be opened or breaks the format.
@@ -38,11 +39,10 @@ class TokenFileReader {
   void read_tokens(std::int64_t first, std::span<std::int32_t> out) const;
   /// Their loss weights. Throws DataError on damage or on a weight that is negative or not finite.
   void read_loss_weights(std::int64_t first, std::span<float> out) const;
-  /// Where sample `s` came from ("chats.jsonl:12"); "sample 3" where the file does not say.
+  /// Where sample `s` came from ("chats.jsonl:12"); "sample 3", counted from 0, where the file does not say.
   [[nodiscard]] std::string sample_source(std::int64_t s) const;
 
-  /// Reads everything and compares it with the file's own checksums, where it has them. Throws DataError naming the
-  /// damaged part.
+  /// Reads everything, so that damage anywhere shows now. Throws DataError naming the damaged part.
   void verify() const;
 
  private:
@@ -50,7 +50,7 @@ class TokenFileReader {
   std::unique_ptr<Contents> contents_;
 };
 
-/// Writes a token file sample by sample in bounded memory, under a temporary name until finish().
+/// Writes a token file sample by sample in memory bounded by a block of tokens, under a temporary name until finish().
 class TokenFileWriter {
  public:
   /// Throws std::system_error if the file cannot be created there.

@@ -14,26 +14,68 @@ using namespace token_file;  // NOLINT: the names of this file's subject
 struct TokenFileReader::Contents {
   std::filesystem::path path;
   hdf5::Handle file;
-  hdf5::Column tokens, loss_weights, checksums, sources;
+  hdf5::Column tokens, loss_weights, sources;
   std::int64_t vocab_size = 0;
   std::string tokenizer_sha256;
   std::vector<std::int64_t> offsets;
   std::vector<std::string> source_files;
+  std::vector<std::uint32_t> checksums;  // of each block: its tokens, its weights; empty if the file has none
+  std::vector<bool> matches;             // whether the contents were seen to have that checksum
 
   [[noreturn]] void fail(const std::string& what) const {
-    throw DataError(path.string() + ": " + what +
-                    "; make the file with ossature prepare, or as data/README.md describes");
+    throw DataError(path.string() + ": " + what + hdf5::kAdvice);
   }
-  [[noreturn]] void fail_damaged(const char* dataset, std::int64_t first, std::int64_t count) const {
-    throw DataError(path.string() + ": " + dataset + " is damaged at positions " + std::to_string(first) + " to " +
-                    std::to_string(first + count - 1) + " (chunk " +
-                    std::to_string(first / static_cast<std::int64_t>(hdf5::kChunkElements)) +
-                    "): a checksum does not match; prepare the file anew");
+  [[noreturn]] void fail_damaged(const char* name, const hdf5::Column& column, std::int64_t first, std::int64_t count,
+                                 const std::string& how) const {
+    const std::int64_t last = first + count - 1;
+    std::string chunks;
+    if (column.chunk > 0) {
+      const auto begin = first / column.chunk, end = last / column.chunk;
+      chunks = begin == end ? " (chunk " + std::to_string(begin) + ")"
+                            : " (chunks " + std::to_string(begin) + " to " + std::to_string(end) + ")";
+    }
+    throw DataError(path.string() + ": " + name + " is damaged at positions " + std::to_string(first) + " to " +
+                    std::to_string(last) + chunks + ": " + how + "; prepare the file anew");
+  }
+
+  /// Reads a part of a column; when HDF5 cannot, tells the chunk.
+  void read(const char* name, const hdf5::Column& column, std::int64_t first, std::int64_t count, hid_t type,
+            void* out) const {
+    if (hdf5::read_column(column, first, count, type, out)) return;
+    std::vector<std::int64_t> unused(static_cast<std::size_t>(count));
+    const std::int64_t end = first + count;
+    for (std::int64_t begin = first; column.chunk > 0 && begin < end;) {
+      const auto size = std::min(column.chunk - begin % column.chunk, end - begin);
+      if (!hdf5::read_column(column, begin, size, type, unused.data())) {
+        fail_damaged(name, column, begin, size, "HDF5 cannot read it");
+      }
+      begin += size;
+    }
+    fail_damaged(name, column, first, count, "HDF5 cannot read it");
+  }
+
+  /// Compares the blocks around a part of /tokens (kind 0) or /loss_weights (kind 1) with their checksums, each once.
+  void check(int kind, std::int64_t first, std::int64_t count) {
+    if (checksums.empty() || count == 0) return;
+    const char* name = kind == 0 ? kTokens : kLossWeights;
+    const hdf5::Column& column = kind == 0 ? tokens : loss_weights;
+    for (auto block = first / kChecksumBlock; block <= (first + count - 1) / kChecksumBlock; ++block) {
+      const auto i = static_cast<std::size_t>(2 * block + kind);
+      if (matches[i]) continue;
+      const auto begin = block * kChecksumBlock, size = std::min(kChecksumBlock, tokens.length - begin);
+      std::vector<std::uint32_t> values(static_cast<std::size_t>(size));  // 4 bytes each, whatever they mean
+      read(name, column, begin, size, kind == 0 ? H5T_NATIVE_INT32 : H5T_NATIVE_FLOAT, values.data());
+      if (crc32c(values.data(), values.size() * 4) != checksums[i]) {
+        fail_damaged(
+            name, column, begin, size,
+            "the contents do not have the checksum in " + std::string(kChecksums) + "[" + std::to_string(i) + "]");
+      }
+      matches[i] = true;
+    }
   }
 
   void open() {
-    const std::lock_guard lock(hdf5::library_mutex());
-    hdf5::silence();
+    const auto lock = hdf5::lock_library();
     if (!std::filesystem::exists(path)) fail("no such file");
     file = {H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose};
     if (!file.is_valid()) {
@@ -59,37 +101,57 @@ struct TokenFileReader::Contents {
       fail("/loss_weights has " + std::to_string(loss_weights.length) + " values for " + std::to_string(tokens.length) +
            " tokens");
     }
+    check_stored_size(kTokens, tokens);
     read_offsets();
-    if (H5Lexists(file.get(), kChecksums, H5P_DEFAULT) > 0) {
-      checksums = hdf5::open_column(file, kChecksums, H5T_INTEGER, path);
-      const auto expected = 2 * ((tokens.length + kChecksumBlock - 1) / kChecksumBlock);
-      if (checksums.length != expected) {
-        fail("/content_crc32c has " + std::to_string(checksums.length) + " values, expected " +
-             std::to_string(expected));
-      }
+    read_checksums();
+    read_sources();
+  }
+
+  void read_checksums() {
+    if (H5Lexists(file.get(), kChecksums, H5P_DEFAULT) <= 0) return;
+    const hdf5::Column column = hdf5::open_column(file, kChecksums, H5T_INTEGER, path);
+    const auto expected = 2 * ((tokens.length + kChecksumBlock - 1) / kChecksumBlock);
+    if (column.length != expected) {
+      fail(std::string(kChecksums) + " has " + std::to_string(column.length) + " values, expected " +
+           std::to_string(expected));
     }
-    if (H5Lexists(file.get(), kSampleSources, H5P_DEFAULT) > 0 && hdf5::has_attribute(file, kSourceFilesAttribute)) {
-      sources = hdf5::open_column(file, kSampleSources, H5T_INTEGER, path);
-      const std::string names = hdf5::read_string_attribute(file, kSourceFilesAttribute, path);
-      for (std::size_t begin = 0; begin < names.size();) {
-        const auto end = std::min(names.find('\n', begin), names.size());
-        source_files.push_back(names.substr(begin, end - begin));
-        begin = end + 1;
-      }
+    checksums.resize(static_cast<std::size_t>(expected));
+    matches.resize(checksums.size());
+    read(kChecksums, column, 0, expected, H5T_NATIVE_UINT32, checksums.data());
+  }
+
+  void read_sources() {
+    if (H5Lexists(file.get(), kSampleSources, H5P_DEFAULT) <= 0 || !hdf5::has_attribute(file, kSourceFilesAttribute)) {
+      return;
+    }
+    sources = hdf5::open_column(file, kSampleSources, H5T_INTEGER, path);
+    if (sources.length + 1 != static_cast<std::int64_t>(offsets.size())) {
+      fail(std::string(kSampleSources) + " has " + std::to_string(sources.length) + " values for " +
+           std::to_string(offsets.size() - 1) + " samples");
+    }
+    const std::string names = hdf5::read_string_attribute(file, kSourceFilesAttribute, path);
+    for (std::size_t begin = 0; begin < names.size();) {
+      const auto end = std::min(names.find('\n', begin), names.size());
+      source_files.push_back(names.substr(begin, end - begin));
+      begin = end + 1;
     }
   }
 
+  /// A length that the bytes in the file cannot hold is not true, and would have us allocate memory for it.
+  void check_stored_size(const char* name, const hdf5::Column& column) const {
+    constexpr std::int64_t kBestRatio = 1032;  // of deflate, in bytes
+    const auto stored = static_cast<std::int64_t>(H5Dget_storage_size(column.dataset.get()));
+    if (column.length < 0 || column.length / kBestRatio > stored) {
+      fail(std::string(name) + " claims " + std::to_string(column.length) + " values in " + std::to_string(stored) +
+           " bytes");
+    }
+  }
   void read_offsets() {
     const hdf5::Column column = hdf5::open_column(file, kSampleOffsets, H5T_INTEGER, path);
-    // Each sample takes 8 bytes here; a length that is beyond the file itself cannot be true.
-    const auto limit =
-        static_cast<std::int64_t>(std::filesystem::file_size(path)) * 1032 + (1 << 20);  // deflate's best ratio
-    if (column.length < 1 || column.length > limit)
-      fail("/sample_offsets has " + std::to_string(column.length) + " values, expected at least 1");
+    if (column.length == 0) fail("/sample_offsets is empty, expected at least one value, 0");
+    check_stored_size(kSampleOffsets, column);
     offsets.resize(static_cast<std::size_t>(column.length));
-    if (!hdf5::read_column(column, 0, column.length, H5T_NATIVE_INT64, offsets.data())) {
-      fail_damaged(kSampleOffsets, 0, column.length);
-    }
+    read(kSampleOffsets, column, 0, column.length, H5T_NATIVE_INT64, offsets.data());
     if (offsets.front() != 0) fail("/sample_offsets begins with " + std::to_string(offsets.front()) + ", expected 0");
     if (offsets.back() != tokens.length) {
       fail("/sample_offsets ends with " + std::to_string(offsets.back()) + ", expected the number of tokens, " +
@@ -109,7 +171,7 @@ TokenFileReader::TokenFileReader(const std::filesystem::path& path) : contents_(
 }
 
 TokenFileReader::~TokenFileReader() {
-  const std::lock_guard lock(hdf5::library_mutex());
+  const auto lock = hdf5::lock_library();
   contents_.reset();
 }
 
@@ -137,11 +199,9 @@ void TokenFileReader::read_tokens(std::int64_t first, std::span<std::int32_t> ou
   // Read as int64, so that an id beyond 32 bits is seen rather than clipped.
   std::vector<std::int64_t> ids(out.size());
   {
-    const std::lock_guard lock(hdf5::library_mutex());
-    hdf5::silence();
-    if (!hdf5::read_column(contents_->tokens, first, count, H5T_NATIVE_INT64, ids.data())) {
-      contents_->fail_damaged(kTokens, first, count);
-    }
+    const auto lock = hdf5::lock_library();
+    contents_->check(0, first, count);
+    contents_->read(kTokens, contents_->tokens, first, count, H5T_NATIVE_INT64, ids.data());
   }
   for (std::size_t i = 0; i < out.size(); ++i) {
     if (ids[i] < 0 || ids[i] >= contents_->vocab_size) {
@@ -155,11 +215,9 @@ void TokenFileReader::read_tokens(std::int64_t first, std::span<std::int32_t> ou
 void TokenFileReader::read_loss_weights(std::int64_t first, std::span<float> out) const {
   const auto count = static_cast<std::int64_t>(out.size());
   {
-    const std::lock_guard lock(hdf5::library_mutex());
-    hdf5::silence();
-    if (!hdf5::read_column(contents_->loss_weights, first, count, H5T_NATIVE_FLOAT, out.data())) {
-      contents_->fail_damaged(kLossWeights, first, count);
-    }
+    const auto lock = hdf5::lock_library();
+    contents_->check(1, first, count);
+    contents_->read(kLossWeights, contents_->loss_weights, first, count, H5T_NATIVE_FLOAT, out.data());
   }
   for (std::size_t i = 0; i < out.size(); ++i) {
     if (!std::isfinite(out[i]) || out[i] < 0.0f) {
@@ -171,36 +229,25 @@ void TokenFileReader::read_loss_weights(std::int64_t first, std::span<float> out
 
 std::string TokenFileReader::sample_source(std::int64_t s) const {
   std::uint64_t source = 0;
-  const std::lock_guard lock(hdf5::library_mutex());
+  const auto lock = hdf5::lock_library();
+  const auto& files = contents_->source_files;
   if (s < contents_->sources.length && hdf5::read_column(contents_->sources, s, 1, H5T_NATIVE_UINT64, &source) &&
-      (source >> 32) < contents_->source_files.size()) {
-    return contents_->source_files[source >> 32] + ":" + std::to_string(source & 0xffffffffu);
+      (source >> 32) < files.size() && !files[source >> 32].empty()) {
+    const auto line = source & 0xffffffffu;
+    return files[source >> 32] + (line > 0 ? ":" + std::to_string(line) : "");
   }
   return "sample " + std::to_string(s);
 }
 
 void TokenFileReader::verify() const {
-  std::vector<std::uint32_t> expected(static_cast<std::size_t>(contents_->checksums.length));
-  {
-    const std::lock_guard lock(hdf5::library_mutex());
-    if (!expected.empty() &&
-        !hdf5::read_column(contents_->checksums, 0, contents_->checksums.length, H5T_NATIVE_UINT32, expected.data())) {
-      contents_->fail_damaged(kChecksums, 0, contents_->checksums.length);
-    }
-  }
   std::vector<std::int32_t> tokens;
   std::vector<float> weights;
-  for (std::int64_t first = 0, block = 0; first < num_tokens(); first += kChecksumBlock, ++block) {
-    const auto count = std::min(kChecksumBlock, num_tokens() - first);
-    tokens.resize(static_cast<std::size_t>(count));
-    weights.resize(static_cast<std::size_t>(count));
+  for (std::int64_t first = 0; first < num_tokens(); first += kChecksumBlock) {
+    const auto count = static_cast<std::size_t>(std::min(kChecksumBlock, num_tokens() - first));
+    tokens.resize(count);
+    weights.resize(count);
     read_tokens(first, tokens);
     read_loss_weights(first, weights);
-    if (expected.empty()) continue;
-    const auto i = static_cast<std::size_t>(2 * block);
-    if (crc32c(tokens.data(), tokens.size() * 4) != expected[i]) contents_->fail_damaged(kTokens, first, count);
-    if (crc32c(weights.data(), weights.size() * 4) != expected[i + 1])
-      contents_->fail_damaged(kLossWeights, first, count);
   }
 }
 

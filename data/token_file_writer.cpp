@@ -1,6 +1,8 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <system_error>
 #include <vector>
 
@@ -24,13 +26,6 @@ std::filesystem::path temporary_name(const std::filesystem::path& path) {
   return path.string() + ".partial-" + std::to_string(getpid());
 }
 
-hdf5::Handle create_file(const std::filesystem::path& path) {
-  hdf5::silence();
-  hdf5::Handle file(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, H5P_DEFAULT), H5Fclose);
-  if (!file.is_valid()) fail_writing(path);
-  return file;
-}
-
 }  // namespace
 
 struct TokenFileWriter::Contents {
@@ -47,18 +42,22 @@ struct TokenFileWriter::Contents {
   std::int64_t num_tokens = 0, num_samples = 0;
   bool finished = false;
 
-  /// The file and line of "chats.jsonl:12" as one number.
+  /// The file and line of "chats.jsonl:12" as one number; line 0 where there is none.
   std::uint64_t encode_source(std::string_view source) {
-    const auto colon = source.rfind(':');
-    std::uint64_t line = 0;
-    std::string_view name = source;
-    if (colon != std::string_view::npos && colon + 1 < source.size() &&
-        source.find_first_not_of("0123456789", colon + 1) == std::string_view::npos) {
-      line = std::stoull(std::string(source.substr(colon + 1)));
-      name = source.substr(0, colon);
+    std::string name(source);
+    std::uint32_t line = 0;
+    if (const auto colon = source.rfind(':'); colon != std::string_view::npos) {
+      const auto digits = source.substr(colon + 1);
+      const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), line);
+      if (error == std::errc() && end == digits.data() + digits.size()) {
+        name.resize(colon);
+      } else {
+        line = 0;
+      }
     }
-    if (source_files.empty() || source_files.back() != name) source_files.emplace_back(name);
-    return (static_cast<std::uint64_t>(source_files.size() - 1) << 32) | (line & 0xffffffffu);
+    std::replace(name.begin(), name.end(), '\n', ' ');  // which ends a name in the attribute
+    if (source_files.empty() || source_files.back() != name) source_files.push_back(std::move(name));
+    return (static_cast<std::uint64_t>(source_files.size() - 1) << 32) | line;
   }
 
   /// Adds what is buffered to the checksums, whose blocks end after kChecksumBlock tokens, and to the file.
@@ -73,8 +72,7 @@ struct TokenFileWriter::Contents {
       done += count;
       if (position + static_cast<std::int64_t>(count) == kChecksumBlock) end_block();
     }
-    const std::lock_guard lock(hdf5::library_mutex());
-    hdf5::silence();
+    const auto lock = hdf5::lock_library();
     errno = 0;
     const bool ok = hdf5::append_column(tokens, static_cast<std::int64_t>(token_buffer.size()), H5T_NATIVE_INT32,
                                         token_buffer.data()) &&
@@ -104,9 +102,10 @@ TokenFileWriter::TokenFileWriter(const std::filesystem::path& path, std::int64_t
   Contents& c = *contents_;
   c.path = path;
   c.temporary = temporary_name(path);
-  const std::lock_guard lock(hdf5::library_mutex());
+  const auto lock = hdf5::lock_library();
   errno = 0;
-  c.file = create_file(c.temporary);
+  c.file = hdf5::create_file(c.temporary);
+  if (!c.file.is_valid()) fail_writing(path);
   const bool ok = hdf5::write_string_attribute(c.file, kFormatAttribute, kFormat) &&
                   hdf5::write_integer_attribute(c.file, kVersionAttribute, kVersion) &&
                   hdf5::write_integer_attribute(c.file, kVocabSizeAttribute, vocab_size) &&
@@ -120,7 +119,7 @@ TokenFileWriter::TokenFileWriter(const std::filesystem::path& path, std::int64_t
 }
 
 TokenFileWriter::~TokenFileWriter() {
-  const std::lock_guard lock(hdf5::library_mutex());
+  const auto lock = hdf5::lock_library();
   const auto temporary = contents_->temporary;
   const bool finished = contents_->finished;
   contents_.reset();
@@ -146,8 +145,7 @@ void TokenFileWriter::finish() {
   Contents& c = *contents_;
   c.flush();
   if (c.num_tokens % kChecksumBlock != 0) c.end_block();
-  const std::lock_guard lock(hdf5::library_mutex());
-  hdf5::silence();
+  const auto lock = hdf5::lock_library();
   errno = 0;
   std::string names;
   for (const std::string& name : c.source_files) names += name + "\n";
@@ -172,10 +170,11 @@ std::int64_t TokenFileWriter::num_samples() const {
 }
 
 void write_logprobs(const std::filesystem::path& path, std::span<const float> logprobs) {
-  const std::lock_guard lock(hdf5::library_mutex());
+  const auto lock = hdf5::lock_library();
   const auto temporary = temporary_name(path);
   errno = 0;
-  hdf5::Handle file = create_file(temporary);
+  hdf5::Handle file = hdf5::create_file(temporary);
+  if (!file.is_valid()) fail_writing(path);
   hdf5::Column column = hdf5::create_column(file, "/logprobs", H5T_IEEE_F32LE);
   bool ok = hdf5::append_column(column, static_cast<std::int64_t>(logprobs.size()), H5T_NATIVE_FLOAT, logprobs.data());
   ok = column.dataset.reset() && ok;
