@@ -33,7 +33,8 @@ class SplitMix64 {
 std::vector<std::int64_t> shuffled_order(std::int64_t count, std::uint64_t seed, std::int64_t epoch) {
   std::vector<std::int64_t> order(static_cast<std::size_t>(count));
   std::iota(order.begin(), order.end(), 0);
-  SplitMix64 generator(SplitMix64(seed).next() ^ SplitMix64(static_cast<std::uint64_t>(epoch) + 1).next());
+  // Mixed twice: seed and epoch must not change places.
+  SplitMix64 generator(SplitMix64(SplitMix64(seed).next() ^ static_cast<std::uint64_t>(epoch)).next());
   for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[generator.below(i)]);
   return order;
 }
