@@ -126,7 +126,8 @@ void count(const RenderedSample& sample, PrepareCounts& counts) {
 /// Writing over what is read would lose it.
 void check_outputs(const PrepareOptions& options) {
   const bool has_validation = options.validation > 0.0;
-  if (has_validation && options.validation_out == options.out) {
+  if (has_validation &&
+      std::filesystem::weakly_canonical(options.validation_out) == std::filesystem::weakly_canonical(options.out)) {
     throw DataError(options.out.string() + ": named for both training and validation samples; give two names");
   }
   for (const auto& input : options.inputs) {
