@@ -5,7 +5,7 @@
 namespace ossature {
 namespace {
 
-/// "assistant to=functions.f", then after the channel token "commentary json": recipient and channel stand anywhere.
+/// "assistant to=functions.f", then after the channel token "commentary json": the recipient may stand in either part.
 void read_header(const std::string& before_channel, const std::string& after_channel, GeneratedMessage& message) {
   std::istringstream words(after_channel);
   words >> message.channel;
@@ -22,10 +22,12 @@ std::vector<GeneratedMessage> parse_reply(const Tokenizer& tokenizer, std::span<
   const auto is = [&](std::int32_t id, const char* name) { return tokenizer.special(name) == id; };
   std::vector<GeneratedMessage> messages;
   std::string role, header, content;
+  bool begins_with_role = false;  // the first message's role is in the prompt
   enum { kRole, kHeader, kContent } state = kRole;
   const auto finish = [&](bool complete) {
     GeneratedMessage message;
     if (state == kRole) {
+      if (begins_with_role && role.starts_with("assistant")) role.erase(0, 9);
       message.content = std::move(role);  // no header at all
     } else {
       read_header(role, header, message);
@@ -43,12 +45,17 @@ std::vector<GeneratedMessage> parse_reply(const Tokenizer& tokenizer, std::span<
       finish(true);
     } else if (is(id, "<|start|>")) {
       finish(false);
+      begins_with_role = true;
     } else if (is(id, "<|channel|>") && state != kContent) {
       state = kHeader;
     } else if (is(id, "<|message|>") && state != kContent) {
       state = kContent;
+    } else if (state == kContent) {
+      content += tokenizer.bytes_of(id);
     } else {
-      (state == kRole ? role : state == kHeader ? header : content) += tokenizer.bytes_of(id);
+      // "to=functions.f<|constrain|>json" has two words.
+      const std::string space = tokenizer.is_special(id) ? " " : "";
+      (state == kRole ? role : header) += space + std::string(tokenizer.bytes_of(id)) + space;
     }
   }
   finish(false);
