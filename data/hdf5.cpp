@@ -15,24 +15,25 @@ Handle string_type(std::size_t size) {
   return type;
 }
 
-[[noreturn]] void fail(const std::filesystem::path& path, const std::string& what) {
-  throw DataError(path.string() + ": " + what + kAdvice);
-}
-
 Handle open_attribute(const Handle& file, const char* name, H5T_class_t type_class, const char* expected,
                       const std::filesystem::path& path) {
-  if (!has_attribute(file, name)) fail(path, std::string("attribute \"") + name + "\" is missing");
+  if (!has_attribute(file, name)) fail_format(path, std::string("attribute \"") + name + "\" is missing");
   Handle attribute(H5Aopen(file.get(), name, H5P_DEFAULT), H5Aclose);
   const Handle type(H5Aget_type(attribute.get()), H5Tclose);
   const Handle space(H5Aget_space(attribute.get()), H5Sclose);
   if (!attribute.is_valid() || H5Tget_class(type.get()) != type_class ||
       H5Sget_simple_extent_npoints(space.get()) != 1) {
-    fail(path, std::string("attribute \"") + name + "\" is not " + expected);
+    fail_format(path, std::string("attribute \"") + name + "\" is not " + expected);
   }
   return attribute;
 }
 
 }  // namespace
+
+void fail_format(const std::filesystem::path& path, const std::string& what) {
+  throw DataError(path.string() + ": " + what +
+                  "; make the file with ossature prepare, or as data/README.md describes");
+}
 
 std::unique_lock<std::mutex> lock_library() {
   static std::mutex mutex;
@@ -55,7 +56,7 @@ std::int64_t read_integer_attribute(const Handle& file, const char* name, const 
   const Handle attribute = open_attribute(file, name, H5T_INTEGER, "one integer", path);
   std::int64_t value = 0;
   if (H5Aread(attribute.get(), H5T_NATIVE_INT64, &value) < 0)
-    fail(path, std::string("attribute \"") + name + "\" is unreadable");
+    fail_format(path, std::string("attribute \"") + name + "\" is unreadable");
   return value;
 }
 
@@ -67,7 +68,7 @@ std::string read_string_attribute(const Handle& file, const char* name, const st
     const Handle type = string_type(H5T_VARIABLE);
     H5Tset_cset(type.get(), H5Tget_cset(stored.get()));
     if (H5Aread(attribute.get(), type.get(), &text) < 0 || text == nullptr) {
-      fail(path, std::string("attribute \"") + name + "\" is unreadable");
+      fail_format(path, std::string("attribute \"") + name + "\" is unreadable");
     }
     std::string value = text;
     H5free_memory(text);
@@ -75,10 +76,10 @@ std::string read_string_attribute(const Handle& file, const char* name, const st
   }
   const auto size = H5Tget_size(stored.get());
   constexpr std::size_t kLongest = 16 << 20;
-  if (size > kLongest) fail(path, std::string("attribute \"") + name + "\" is too long");
+  if (size > kLongest) fail_format(path, std::string("attribute \"") + name + "\" is too long");
   std::string value(size, '\0');
   if (H5Aread(attribute.get(), stored.get(), value.data()) < 0) {
-    fail(path, std::string("attribute \"") + name + "\" is unreadable");
+    fail_format(path, std::string("attribute \"") + name + "\" is unreadable");
   }
   value.resize(value.find('\0') == std::string::npos ? value.size() : value.find('\0'));
   return value;
@@ -99,18 +100,18 @@ bool write_string_attribute(const Handle& file, const char* name, const std::str
 }
 
 Column open_column(const Handle& file, const char* name, H5T_class_t type_class, const std::filesystem::path& path) {
-  if (H5Lexists(file.get(), name, H5P_DEFAULT) <= 0) fail(path, std::string("dataset ") + name + " is missing");
+  if (H5Lexists(file.get(), name, H5P_DEFAULT) <= 0) fail_format(path, std::string("dataset ") + name + " is missing");
   Column column;
   column.dataset = Handle(H5Dopen2(file.get(), name, H5P_DEFAULT), H5Dclose);
-  if (!column.dataset.is_valid()) fail(path, std::string(name) + " is not a readable dataset");
+  if (!column.dataset.is_valid()) fail_format(path, std::string(name) + " is not a readable dataset");
   const Handle space(H5Dget_space(column.dataset.get()), H5Sclose);
   const int rank = H5Sget_simple_extent_ndims(space.get());
   if (rank != 1)
-    fail(path, std::string("dataset ") + name + " has " + std::to_string(rank) + " dimensions, expected 1");
+    fail_format(path, std::string("dataset ") + name + " has " + std::to_string(rank) + " dimensions, expected 1");
   const Handle type(H5Dget_type(column.dataset.get()), H5Tclose);
   if (H5Tget_class(type.get()) != type_class) {
-    fail(path, std::string("dataset ") + name + " holds no " +
-                   (type_class == H5T_INTEGER ? "integers" : "floating-point numbers"));
+    fail_format(path, std::string("dataset ") + name + " holds no " +
+                          (type_class == H5T_INTEGER ? "integers" : "floating-point numbers"));
   }
   hsize_t length = 0;
   H5Sget_simple_extent_dims(space.get(), &length, nullptr);

@@ -50,8 +50,8 @@ class Handle {
 /// what matters.
 [[nodiscard]] std::unique_lock<std::mutex> lock_library();
 
-/// Ends an error about a file that breaks the format.
-inline constexpr const char* kAdvice = "; make the file with ossature prepare, or as data/README.md describes";
+/// Throws the DataError for a file that breaks the format: `path`, `what`, and what to do.
+[[noreturn]] void fail_format(const std::filesystem::path& path, const std::string& what);
 
 /// A new file, in place of an old one; invalid when HDF5 fails. Its metadata carry checksums (HDF5 1.10's layout): with
 /// the older default a flipped bit could crash the library or pass for other data.

@@ -65,9 +65,6 @@ class TokenFileWriter {
   /// Completes the file and gives it its name, replacing what had it. Throws std::system_error when the disk refuses.
   void finish();
 
-  [[nodiscard]] std::int64_t num_tokens() const;
-  [[nodiscard]] std::int64_t num_samples() const;
-
  private:
   struct Contents;
   std::unique_ptr<Contents> contents_;

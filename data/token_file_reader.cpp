@@ -22,9 +22,7 @@ struct TokenFileReader::Contents {
   std::vector<std::uint32_t> checksums;  // of each block: its tokens, its weights; empty if the file has none
   std::vector<bool> matches;             // whether the contents were seen to have that checksum
 
-  [[noreturn]] void fail(const std::string& what) const {
-    throw DataError(path.string() + ": " + what + hdf5::kAdvice);
-  }
+  [[noreturn]] void fail(const std::string& what) const { hdf5::fail_format(path, what); }
   [[noreturn]] void fail_damaged(const char* name, const hdf5::Column& column, std::int64_t first, std::int64_t count,
                                  const std::string& how) const {
     const std::int64_t last = first + count - 1;

@@ -39,7 +39,7 @@ struct TokenFileWriter::Contents {
   std::vector<std::string> source_files;
   std::vector<std::uint32_t> sums;  // of complete blocks: tokens, weights, tokens, ...
   std::uint32_t token_sum = 0, weight_sum = 0;
-  std::int64_t num_tokens = 0, num_samples = 0;
+  std::int64_t num_tokens = 0;
   bool finished = false;
 
   /// The file and line of "chats.jsonl:12" as one number; line 0 where there is none.
@@ -134,7 +134,6 @@ void TokenFileWriter::add(std::span<const std::int32_t> tokens, std::span<const 
   c.token_buffer.insert(c.token_buffer.end(), tokens.begin(), tokens.end());
   c.weight_buffer.insert(c.weight_buffer.end(), loss_weights.begin(), loss_weights.end());
   c.num_tokens += static_cast<std::int64_t>(tokens.size());
-  ++c.num_samples;
   c.offset_buffer.push_back(c.num_tokens);
   c.source_buffer.push_back(c.encode_source(source));
   constexpr std::size_t kBufferedTokens = 1 << 20;
@@ -160,13 +159,6 @@ void TokenFileWriter::finish() {
   if (!ok) fail_writing(c.temporary);
   std::filesystem::rename(c.temporary, c.path);
   c.finished = true;
-}
-
-std::int64_t TokenFileWriter::num_tokens() const {
-  return contents_->num_tokens;
-}
-std::int64_t TokenFileWriter::num_samples() const {
-  return contents_->num_samples;
 }
 
 void write_logprobs(const std::filesystem::path& path, std::span<const float> logprobs) {
