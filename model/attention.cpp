@@ -6,6 +6,8 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "model/attention_blockwise.h"
+
 namespace ossature {
 namespace {
 
@@ -80,7 +82,7 @@ at::Tensor add_overlaps(const at::Tensor& windows, const SequenceLayout& layout)
   return sum.narrow(0, layout.padding(), layout.num_tokens()).to(windows.scalar_type());
 }
 
-class Attention : public torch::autograd::Function<Attention> {
+class FlashAttention : public torch::autograd::Function<FlashAttention> {
  public:
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const at::Tensor& sinks, const SequenceLayout* layout, bool sliding, double scale) {
@@ -149,11 +151,9 @@ class Attention : public torch::autograd::Function<Attention> {
 
     at::Tensor dsinks;
     if (context->needs_input_grad(3)) {
-      // The sink's share of the softmax is exp(s - l'); it takes from every output in that proportion.
       const at::Tensor row_lse =
           sliding ? lse.permute({0, 2, 1}).reshape({-1, q.size(1)}).narrow(0, 0, q.size(0)) : lse.transpose(0, 1);
-      const at::Tensor share = at::exp(sinks.view({1, -1}) - row_lse);
-      dsinks = -(share * (grad.to(at::kFloat) * out.to(at::kFloat)).sum(-1)).sum(0);
+      dsinks = sink_gradient(grad, out, row_lse, sinks);
     }
     return {dq, dk, dv, dsinks, at::Tensor(), at::Tensor(), at::Tensor()};
   }
@@ -192,29 +192,11 @@ SequenceLayout::SequenceLayout(std::span<const std::int64_t> sample_offsets, std
 
 at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& sinks,
                      const SequenceLayout& layout, bool sliding, double scale) {
-  if (!q.device().is_cpu()) return attention_explicit(q, k, v, sinks, layout, sliding, scale);
-  return Attention::apply(q, k, v, sinks, &layout, sliding, scale);
-}
-
-at::Tensor attention_explicit(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& sinks,
-                              const SequenceLayout& layout, bool sliding, double scale) {
-  const auto group = q.size(1) / k.size(1);
-  std::vector<at::Tensor> parts;
-  const auto& offsets = layout.offsets();
-  for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
-    const auto first = offsets[s], length = offsets[s + 1] - first;
-    if (length == 0) continue;
-    const at::Tensor keys = k.narrow(0, first, length).repeat_interleave(group, 1);
-    const at::Tensor values = v.narrow(0, first, length).repeat_interleave(group, 1);
-    at::Tensor scores = at::einsum("qhd,khd->hqk", {q.narrow(0, first, length), keys}).to(at::kFloat) * scale;
-    at::Tensor visible = at::ones({length, length}, scores.options().dtype(at::kBool)).tril();
-    if (sliding) visible = visible.logical_and(visible.triu(1 - layout.window()));
-    scores = scores.masked_fill(visible.logical_not(), kMasked);
-    const at::Tensor column = sinks.to(at::kFloat).view({-1, 1, 1}).expand({-1, length, 1});
-    const at::Tensor weights = at::softmax(at::cat({scores, column}, -1), -1).narrow(-1, 0, length);
-    parts.push_back(at::einsum("hqk,khd->qhd", {weights.to(values.scalar_type()), values}));
+  // The kernel's exponential is good to 20 units in the last place: lost in bfloat16, but not in float32.
+  if (q.scalar_type() == at::kFloat || !q.device().is_cpu()) {
+    return attention_blockwise(q, k, v, sinks, layout, sliding, scale);
   }
-  return parts.empty() ? at::empty_like(q) : at::cat(parts, 0);
+  return FlashAttention::apply(q, k, v, sinks, &layout, sliding, scale);
 }
 
 }  // namespace ossature

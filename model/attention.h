@@ -44,15 +44,10 @@ class SequenceLayout {
 /// q [T, Hq, D], k and v [T, Hk, D], all in one dtype (bfloat16 or float32); sinks [Hq] float32, raw logits that
 /// `scale` does not touch. Returns [T, Hq, D]. Differentiable in all four.
 ///
-/// On the CPU this is the flash kernel: a sink only adds exp(s) to the softmax's denominator, so with the kernel's
-/// output o and log-sum-exp l the result is o * sigmoid(l - s), and its backward with l' = logaddexp(l, s) is exact.
+/// In bfloat16 on the CPU this is the flash kernel: a sink only adds exp(s) to the softmax's denominator, so with the
+/// kernel's output o and log-sum-exp l the result is o * sigmoid(l - s), and its backward with l' = logaddexp(l, s) is
+/// exact. In float32, whose purpose is exactness, and on other devices it is attention_blockwise.
 [[nodiscard]] at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& sinks, const SequenceLayout& layout, bool sliding, double scale);
-
-/// The same by an explicit softmax over [T, T] scores, one sample at a time. For devices without the kernel and as a
-/// judge.
-[[nodiscard]] at::Tensor attention_explicit(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                            const at::Tensor& sinks, const SequenceLayout& layout, bool sliding,
-                                            double scale);
 
 }  // namespace ossature

@@ -1,0 +1,110 @@
+// The decoder with its key-value cache against the whole sequence at once; sampling against its probabilities.
+#include "model/generate.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <map>
+
+#include <ATen/ATen.h>
+
+#include "model/head.h"
+#include "model/loaded_model.h"
+#include "tests/support/golden.h"
+
+namespace ossature {
+namespace {
+
+using testing::Golden;
+
+class DecoderTest : public ::testing::Test {
+ protected:
+  Golden golden_{std::filesystem::path(OSSATURE_SOURCE_DIR) / "tests/golden/small"};
+  LoadedModel model_ = load_model(golden_.dir() / "hf", golden_.dir() / "adapter", at::kFloat);
+  TokenRows row_ = golden_.row(0);
+  at::Tensor expected_ = head_logits(model_.transformer, forward(model_.transformer, row_));
+
+  void expect_logits_after(std::int64_t num_tokens, const at::Tensor& found) {
+    const at::Tensor expected = expected_[num_tokens - 1];
+    EXPECT_LT((found - expected).abs().max().item<double>(), 2e-5) << "after " << num_tokens << " tokens";
+  }
+};
+
+TEST_F(DecoderTest, TokenByTokenEqualsTheWholeSample) {
+  // The sample is several times longer than the model's window of 8.
+  ASSERT_GT(row_.tokens.size(), 24u);
+  Decoder decoder(model_.transformer);
+  for (std::size_t t = 0; t < row_.tokens.size(); ++t) {
+    expect_logits_after(static_cast<std::int64_t>(t) + 1, decoder.feed(row_.tokens.subspan(t, 1)));
+  }
+}
+
+TEST_F(DecoderTest, PiecesOfAnyLengthEqualTheWholeSample) {
+  for (const std::vector<std::size_t>& pieces :
+       {std::vector<std::size_t>{5, 1, 9, 3}, std::vector<std::size_t>{13, 1, 1, 4}, std::vector<std::size_t>{1, 20}}) {
+    Decoder decoder(model_.transformer);
+    std::size_t done = 0;
+    for (const std::size_t piece : pieces) {
+      const at::Tensor logits = decoder.feed(row_.tokens.subspan(done, piece));
+      done += piece;
+      expect_logits_after(static_cast<std::int64_t>(done), logits);
+    }
+  }
+}
+
+TEST_F(DecoderTest, RefusesNoTokens) {
+  Decoder decoder(model_.transformer);
+  EXPECT_THROW((void)decoder.feed({}), std::invalid_argument);
+}
+
+TEST(KeyValueCache, KeepsTheWindowAndOneCallMore) {
+  KeyValueCache cache(4);
+  float next = 0.0f;
+  for (int n = 0; n < 400; ++n) {
+    const at::Tensor row = at::full({1, 2, 3}, next++);
+    cache.append({row, -row});
+    const KeyValue kept = cache.view();
+    ASSERT_LE(kept.key.size(0), 5);
+    ASSERT_GE(kept.key.size(0), std::min(n + 1, 4));
+    for (std::int64_t i = 0; i < kept.key.size(0); ++i) {
+      ASSERT_EQ(kept.key[i][1][2].item<float>(), next - static_cast<float>(kept.key.size(0) - i));
+      ASSERT_EQ(kept.value[i][0][0].item<float>(), -kept.key[i][0][0].item<float>());
+    }
+  }
+}
+
+TEST(SampleToken, ZeroTemperatureTakesTheMostProbable) {
+  std::mt19937_64 generator(1);
+  EXPECT_EQ(sample_token(at::tensor({0.0f, 2.0f, 1.9f}), {}, generator), 1);
+}
+
+std::map<std::int32_t, double> frequencies(const SamplingOptions& options) {
+  const at::Tensor logits = at::tensor({std::log(0.1f), std::log(0.4f), std::log(0.2f), std::log(0.3f)});
+  std::mt19937_64 generator(42);
+  std::map<std::int32_t, double> counts;
+  for (int n = 0; n < 20000; ++n) counts[sample_token(logits, options, generator)] += 1.0 / 20000;
+  return counts;
+}
+
+TEST(SampleToken, DrawsByProbability) {
+  auto found = frequencies({1.0, 0, 1.0});
+  const double expected[] = {0.1, 0.4, 0.2, 0.3};
+  for (std::int32_t i = 0; i < 4; ++i) EXPECT_NEAR(found[i], expected[i], 0.015) << i;
+}
+
+TEST(SampleToken, TemperatureSharpens) {
+  auto found = frequencies({0.5, 0, 1.0});  // probabilities squared: 1, 16, 4, 9 of 30
+  EXPECT_NEAR(found[1], 16.0 / 30, 0.015);
+  EXPECT_NEAR(found[0], 1.0 / 30, 0.01);
+}
+
+TEST(SampleToken, TopKAndTopPRestrict) {
+  EXPECT_EQ(frequencies({1.0, 2, 1.0}).size(), 2u);
+  EXPECT_NEAR(frequencies({1.0, 2, 1.0})[1], 4.0 / 7, 0.015);
+  EXPECT_EQ(frequencies({1.0, 0, 0.65}).size(), 2u);  // 0.4 + 0.3 reach it
+  EXPECT_EQ(frequencies({1.0, 0, 0.75}).size(), 3u);
+  EXPECT_EQ(frequencies({1.0, 0, 0.0}).size(), 1u);
+}
+
+}  // namespace
+}  // namespace ossature
