@@ -130,8 +130,9 @@ class TrainTest(PeersTest):
                 with self.subTest(fixture=fixture.name, targets=name):
                     train = {"learning_rate": 1e-2, "warmup_steps": 0, "gradient_accumulation_steps": 1, "max_steps": 4, "epochs": 4}
                     recipe = self.recipe(fixture, lora={"r": 3, "lora_alpha": 6, **lora}, train=train)
-                    ossature("train", recipe, f"output_dir={self.scratch / name}")
-                    adapter, rows = self.scratch / name / "adapter", rows_of(fixture)
+                    run = self.scratch / f"{fixture.name}-{name}"
+                    ossature("train", recipe, f"output_dir={run}")
+                    adapter, rows = run / "adapter", rows_of(fixture)
                     theirs = judges.transformers_logprobs(fixture / "hf-bf16", rows, adapter)
                     base = judges.transformers_logprobs(fixture / "hf-bf16", rows)
                     self.assertGreater(numpy.abs(theirs[0][1:] - base[0][1:]).max(), 1e-2, "the adapter changes nothing")
@@ -154,7 +155,7 @@ class TrainTest(PeersTest):
                         "weight_decay": 0.01,
                     }
                     recipe = self.recipe(fixture, lora={**lora, "init_from": str(fixture / "adapter")}, train=train)
-                    run = self.scratch / f"steps-{micro_batch_size}"
+                    run = self.scratch / f"{fixture.name}-{micro_batch_size}"
                     ossature("train", recipe, f"output_dir={run}")
                     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
                     losses = [line["loss"] for line in lines if "loss" in line]
