@@ -3,13 +3,15 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include <fstream>
+#include <algorithm>
 #include <numeric>
 #include <optional>
 #include <set>
 
 #include <ATen/ATen.h>
-#include <nlohmann/json.hpp>
+
+#include "model/checkpoint_files.h"
+#include "model/safetensors_header.h"
 
 namespace ossature {
 namespace {
@@ -27,39 +29,6 @@ std::string to_text(const std::vector<std::int64_t>& shape) {
   std::string text = "[";
   for (std::size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
   return text + "]";
-}
-
-/// The files that the index names, or the one file, or else every *.safetensors there is (OpenAI's shards have no
-/// index).
-std::vector<fs::path> files_of(const fs::path& dir) {
-  const fs::path index = dir / "model.safetensors.index.json";
-  if (fs::exists(index)) {
-    std::ifstream in(index);
-    const auto json = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
-    if (!json.is_object() || !json.contains("weight_map") || !json["weight_map"].is_object()) {
-      throw CheckpointError(index.string() + ": no \"weight_map\" object found; copy the file anew");
-    }
-    std::set<fs::path> names;
-    for (const auto& [tensor, file] : json["weight_map"].items()) {
-      if (!file.is_string() || fs::path(file.get<std::string>()).filename() != fs::path(file.get<std::string>())) {
-        throw CheckpointError(index.string() + ": weight_map[\"" + tensor + "\"] is not the name of a file beside it");
-      }
-      names.insert(dir / file.get<std::string>());
-    }
-    for (const fs::path& name : names) {
-      if (!fs::exists(name)) {
-        throw CheckpointError(index.string() + ": names " + name.filename().string() +
-                              ", which is not there; copy that shard");
-      }
-    }
-    return {names.begin(), names.end()};
-  }
-  if (fs::exists(dir / "model.safetensors")) return {dir / "model.safetensors"};
-  std::set<fs::path> names;
-  for (const auto& entry : fs::directory_iterator(dir)) {
-    if (entry.path().extension() == ".safetensors") names.insert(entry.path());
-  }
-  return {names.begin(), names.end()};
 }
 
 bool has_safetensors(const fs::path& dir) {
@@ -94,9 +63,11 @@ std::string openai_name(const std::string& name) {
       {"mlp.experts.down_proj", "mlp.mlp2_weight"},
       {"mlp.experts.down_proj_bias", "mlp.mlp2_bias"},
   };
-  const auto dot = name.find('.', std::string("model.layers.").size());
-  const std::string layer = name.substr(std::string("model.layers.").size(), dot - std::string("model.layers.").size());
-  return "block." + layer + "." + kParts.at(name.substr(dot + 1));
+  const std::string prefix = "model.layers.";
+  const auto dot = name.starts_with(prefix) ? name.find('.', prefix.size()) : std::string::npos;
+  const auto part = dot == std::string::npos ? kParts.end() : kParts.find(name.substr(dot + 1));
+  if (part == kParts.end()) return name;  // not one of a gpt-oss; no such tensor will be found
+  return "block." + name.substr(prefix.size(), dot - prefix.size()) + "." + part->second;
 }
 
 /// Rows of OpenAI's joint qkv tensor that belong to `name`: first and count; count 0 if `name` is no part of one.
@@ -131,7 +102,7 @@ struct Checkpoint::Contents {
 
   [[nodiscard]] const Stored& at(std::string_view name) const {
     const auto found = stored.find(name);
-    if (found == stored.end()) throw CheckpointError(dir.string() + ": no tensor " + std::string(name));
+    if (found == stored.end()) throw CheckpointError(dir.string() + ": no tensor " + escaped(name));
     return found->second;
   }
   [[nodiscard]] at::Tensor tensor(std::string_view name) const {
@@ -140,16 +111,15 @@ struct Checkpoint::Contents {
   }
 
   void open_files() {
-    const auto paths = files_of(dir);
-    if (paths.empty())
-      throw CheckpointError(dir.string() + ": no *.safetensors file; a checkpoint directory holds at least one");
-    for (const fs::path& path : paths) {
-      files.push_back(SafetensorsFile::open(path));
-      for (const TensorInfo& info : files.back()->tensors()) {
-        if (!stored.try_emplace(info.name, Stored{files.back(), &info}).second) {
-          throw CheckpointError(path.string() + ": tensor " + info.name + " is also in " +
-                                stored.find(info.name)->second.file->path().filename().string() + "; keep one of them");
-        }
+    files = open_checkpoint_files(dir);
+    for (const File& file : files) {
+      for (const TensorInfo& info : file->tensors()) {
+        const auto [found, is_new] = stored.try_emplace(info.name, Stored{file, &info});
+        if (is_new) continue;
+        throw CheckpointError(
+            file->path().string() + ": tensor " + escaped(info.name) + " is also in " +
+            found->second.file->path().filename().string() +
+            "; expected every tensor in one file; remove the file that is not part of the checkpoint");
       }
     }
   }
@@ -159,19 +129,19 @@ struct Checkpoint::Contents {
               std::set<std::string>& used) const {
     const auto found = stored.find(name);
     if (found == stored.end()) {
-      throw CheckpointError(dir.string() + ": tensor " + name + " is missing; expected " + to_text(shape) +
-                            ". The files are incomplete or config.json is of another model");
+      throw CheckpointError(dir.string() + ": tensor " + name + " is missing; expected one of shape " + to_text(shape) +
+                            "; the files are incomplete or config.json is of another model");
     }
     const TensorInfo& info = *found->second.info;
     const std::string where = found->second.file->path().string() + ": " + name;
     if (info.shape != shape) {
-      throw CheckpointError(where + ": shape " + to_text(info.shape) + ", expected " + to_text(shape) +
-                            " by config.json");
+      throw CheckpointError(where + ": shape " + to_text(info.shape) + "; expected " + to_text(shape) +
+                            " by config.json; one of the two files is of another model");
     }
     const bool fits = packed ? info.dtype == DType::kU8 : info.dtype == DType::kBF16 || info.dtype == DType::kF32;
     if (!fits) {
-      throw CheckpointError(where + ": dtype " + std::string(dtype_name(info.dtype)) + ", expected " +
-                            (packed ? "U8" : "BF16 or F32"));
+      throw CheckpointError(where + ": dtype " + std::string(dtype_name(info.dtype)) + "; expected " +
+                            (packed ? "U8" : "BF16 or F32") + "; convert the checkpoint");
     }
     used.insert(name);
   }
@@ -199,8 +169,8 @@ struct Checkpoint::Contents {
     for (const auto& [name, where] : stored) {
       if (used.count(name) == 0) {
         throw CheckpointError(
-            where.file->path().string() + ": tensor " + name +
-            " is not part of a gpt-oss model with this config.json; remove it or fix num_hidden_layers");
+            where.file->path().string() + ": tensor " + escaped(name) +
+            " is not part of a gpt-oss model; expected only those of config.json; is config.json of another model?");
       }
     }
   }
@@ -237,7 +207,9 @@ Checkpoint::Checkpoint(const fs::path& dir) {
   contents->open_files();
   const std::string gate_up = "model.layers.0.mlp.experts.gate_up_proj";
   contents->layout = contents->stored.count("embedding.weight") > 0 ? Layout::kOpenAi : Layout::kHf;
-  contents->mxfp4 = contents->layout == Layout::kOpenAi || contents->stored.count(gate_up) == 0;
+  const bool has_blocks = std::any_of(contents->stored.begin(), contents->stored.end(),
+                                      [](const auto& entry) { return entry.first.ends_with("_proj_blocks"); });
+  contents->mxfp4 = contents->layout == Layout::kOpenAi || (has_blocks && contents->stored.count(gate_up) == 0);
   contents->check_tensors();
   contents_ = std::move(contents);
 }
@@ -293,8 +265,8 @@ void Checkpoint::check_scales() const {
     const auto largest = scales.numel() > 0 ? scales.max().item<std::uint8_t>() : 0;
     if (largest > kMxfp4MaxScale) {
       throw CheckpointError(stored.file->path().string() + ": " + name + ": holds the scale byte " +
-                            std::to_string(largest) + "; at most " + std::to_string(kMxfp4MaxScale) +
-                            " is a number in bfloat16. The file is damaged");
+                            std::to_string(largest) + "; expected at most " + std::to_string(kMxfp4MaxScale) +
+                            ", beyond which bfloat16 has no number; the file is damaged");
     }
   }
 }

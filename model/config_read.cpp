@@ -1,15 +1,12 @@
 // config.json -> ModelConfig.
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
-#include <system_error>
 
 #include "model/config.h"
 #include "model/config_fields.h"
-#include "model/safetensors_header.h"
+#include "model/json_file.h"
 
 namespace ossature {
 namespace {
@@ -17,53 +14,10 @@ namespace {
 using nlohmann::json;
 
 constexpr std::uintmax_t kMaxConfigBytes = 1 << 20;
-constexpr int kMaxDepth = 16;
 constexpr std::string_view kAdvice = "; take the config.json that belongs to the weights";
 
 [[noreturn]] void fail(const std::string& where, const std::string& found, const std::string& expected) {
-  throw CheckpointError(where + ": " + found + "; expected " + expected + std::string(kAdvice));
-}
-
-std::string shown(const json& value) {
-  const std::string text = value.dump(-1, ' ', true);
-  return text.size() <= 80 ? text : text.substr(0, 80) + "...";
-}
-
-std::string read_text(const std::filesystem::path& file) {
-  const std::string where = file.string();
-  std::error_code error;
-  if (!std::filesystem::is_regular_file(file, error))
-    fail(where, error ? "it cannot be read (" + error.message() + ")" : "it is not a regular file", "a config.json");
-  const std::uintmax_t bytes = std::filesystem::file_size(file, error);
-  if (!error && bytes > kMaxConfigBytes)
-    fail(where, "it has " + std::to_string(bytes) + " bytes", "at most " + std::to_string(kMaxConfigBytes));
-  std::string text(error ? 0 : static_cast<std::size_t>(bytes), '\0');
-  std::ifstream in(file, std::ios::binary);
-  if (!in.read(text.data(), static_cast<std::streamsize>(text.size())))
-    fail(where, "it cannot be read", "a readable config.json");
-  return text;
-}
-
-/// Parses strictly: one object, no key twice, no deep nesting.
-json parse(const std::string& text, const std::string& where) {
-  std::vector<std::set<std::string>> keys(kMaxDepth + 2);
-  const auto check = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (depth > kMaxDepth) fail(where, "its values nest deeper than " + std::to_string(kMaxDepth), "a flat object");
-    const auto level = static_cast<std::size_t>(depth);
-    if (event == json::parse_event_t::object_start) keys[level + 1].clear();
-    if (event == json::parse_event_t::key && !keys[level].insert(parsed.get<std::string>()).second)
-      fail(where, "the key " + shown(parsed) + " stands in it twice", "every key once");
-    return true;
-  };
-  try {
-    json root = json::parse(text, check);
-    if (!root.is_object()) fail(where, "it holds " + std::string(root.type_name()), "a JSON object");
-    return root;
-  } catch (const json::parse_error& error) {
-    fail(where, "it is not valid JSON near byte " + std::to_string(error.byte), "a JSON object");
-  } catch (const json::exception&) {
-    fail(where, "it is not valid JSON (a number is out of range)", "a JSON object");
-  }
+  fail_json(where, found, expected, kAdvice);
 }
 
 /// A JSON object whose values are read by type; every complaint names the key.
@@ -262,7 +216,7 @@ ModelConfig read_openai(const Object& root) {
 
 ModelConfig read_config(const std::filesystem::path& file) {
   const std::string where = file.string();
-  const json parsed = parse(read_text(file), where);
+  const json parsed = read_json_object(file, kMaxConfigBytes, kAdvice);
   const Object root(parsed, where);
   const bool is_hf = root.find("model_type") != nullptr;
   if (!is_hf && root.find("num_experts") == nullptr)

@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <regex>
 #include <sstream>
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+
+#include "model/checkpoint.h"
+#include "model/name_pattern.h"
+#include "model/safetensors_header.h"
 
 namespace ossature {
 namespace {
@@ -39,23 +42,44 @@ bool ends_with_entry(const std::string& name, const std::string& entry) {
   return name == entry || name.ends_with("." + entry);
 }
 
-/// The value of the first pattern that matches the end of `name`, or `otherwise`. PEFT: re.match(rf"(.*\.)?({key})$",
-/// name).
-template <typename T>
-T look_up(const std::map<std::string, T>& patterns, const std::string& name, T otherwise, const char* what) {
-  for (const auto& [pattern, value] : patterns) {
-    try {
-      if (std::regex_match(name, std::regex("(.*\\.)?(" + pattern + ")"))) return value;
-    } catch (const std::regex_error&) {
-      throw CheckpointError(std::string("lora.") + what + ": \"" + pattern + "\" is not a regular expression");
-    }
-  }
-  return otherwise;
-}
-
 std::string known_names(bool parameters) {
   return parameters ? "mlp.experts.gate_up_proj, mlp.experts.down_proj, mlp.router.weight"
                     : "q_proj, k_proj, v_proj, o_proj";
+}
+
+/// Values that differ for some names.
+template <typename T>
+class Exceptions {
+ public:
+  Exceptions(const std::map<std::string, T>& patterns, const char* key) : patterns_(key, keys_of(patterns)) {
+    for (const auto& [pattern, value] : patterns) values_.push_back(value);
+  }
+  [[nodiscard]] T look_up(const std::string& name, T otherwise) const {
+    const auto found = patterns_.first_match(name);
+    return found ? values_[*found] : otherwise;
+  }
+
+ private:
+  static std::vector<std::string> keys_of(const std::map<std::string, T>& patterns) {
+    std::vector<std::string> keys;
+    for (const auto& [pattern, value] : patterns) keys.push_back(pattern);
+    return keys;
+  }
+  NamePatterns patterns_;
+  std::vector<T> values_;
+};
+
+/// PEFT's target_parameters picks every parameter that an entry matches; one that can carry no pair must not be left
+/// out silently.
+void refuse_other_parameters(const LoraConfig& config, const ModelConfig& model) {
+  for (const TensorShape& tensor : tensor_shapes(model)) {
+    if (tensor.is_expert_weight || tensor.name.ends_with(".mlp.router.weight")) continue;
+    for (const std::string& entry : config.target_parameters) {
+      if (!ends_with_entry(tensor.name, entry)) continue;
+      throw CheckpointError("lora.target_parameters: " + escaped(entry) + " matches " + tensor.name +
+                            "; expected to match only " + known_names(true) + "; name projections in target_modules");
+    }
+  }
 }
 
 }  // namespace
@@ -69,6 +93,9 @@ std::vector<LoraTarget> lora_targets(const LoraConfig& config, const ModelConfig
                             std::to_string(model.num_hidden_layers - 1));
     }
   }
+  refuse_other_parameters(config, model);
+  const Exceptions<std::int64_t> ranks(config.rank_pattern, "lora.rank_pattern");
+  const Exceptions<double> alphas(config.alpha_pattern, "lora.alpha_pattern");
   const auto layer_allowed = [&](std::int64_t layer) {
     const auto& layers = config.layers_to_transform;
     return layers.empty() || std::find(layers.begin(), layers.end(), layer) != layers.end();
@@ -83,18 +110,21 @@ std::vector<LoraTarget> lora_targets(const LoraConfig& config, const ModelConfig
       bool is_targeted = false;
       for (std::size_t i = 0; i < entries.size(); ++i) {
         if (!ends_with_entry(name, entries[i])) continue;
+        if (!candidate.is_parameter && name != entries[i] && !layer_allowed(n)) continue;
         matched[i] = true;
-        is_targeted = is_targeted || candidate.is_parameter || name == entries[i] || layer_allowed(n);
+        is_targeted = true;
       }
       if (!is_targeted) continue;
       LoraTarget target;
       target.name = name;
       target.layer = n;
       target.slot = candidate.slot;
-      target.r = look_up(config.rank_pattern, name, config.r, "rank_pattern");
-      if (target.r < 1)
-        throw CheckpointError("lora.r: " + std::to_string(target.r) + " for " + name + "; must be at least 1");
-      const double alpha = look_up(config.alpha_pattern, name, config.lora_alpha, "alpha_pattern");
+      target.r = ranks.look_up(name, config.r);
+      if (target.r < 1 || target.r > kMaxLoraRank) {
+        throw CheckpointError("lora.r: " + std::to_string(target.r) + " for " + name + "; expected 1 to " +
+                              std::to_string(kMaxLoraRank));
+      }
+      const double alpha = alphas.look_up(name, config.lora_alpha);
       const auto rank = static_cast<double>(target.r);
       target.scale = alpha / (config.use_rslora ? std::sqrt(rank) : rank);
       target.a_shape = {target.r, candidate.in};
@@ -110,15 +140,16 @@ std::vector<LoraTarget> lora_targets(const LoraConfig& config, const ModelConfig
                               bool parameters) {
     for (std::size_t i = 0; i < entries.size(); ++i) {
       if (!matched[i]) {
-        throw CheckpointError(std::string("lora.") + (parameters ? "target_parameters" : "target_modules") + ": \"" +
-                              entries[i] + "\" matches nothing in the model; known are " + known_names(parameters) +
-                              " (optionally after a layer number and a dot)");
+        throw CheckpointError(std::string("lora.") + (parameters ? "target_parameters" : "target_modules") + ": " +
+                              escaped(entries[i]) + " picks nothing of the model; expected " + known_names(parameters) +
+                              " (optionally after a layer number and a dot), in a layer of layers_to_transform");
       }
     }
   };
   require_all(module_matched, config.target_modules, false);
   require_all(parameter_matched, config.target_parameters, true);
-  if (targets.empty()) throw CheckpointError("lora: no weight is targeted; set target_modules or target_parameters");
+  if (targets.empty())
+    throw CheckpointError("lora: no weight is targeted; expected target_modules or target_parameters to name some");
   return targets;
 }
 

@@ -15,6 +15,9 @@
 
 namespace ossature {
 
+/// Far above any adapter, and low enough that no product of sizes overflows.
+inline constexpr std::int64_t kMaxLoraRank = 65536;
+
 /// The keys of PEFT's adapter_config.json that Ossature honours.
 struct LoraConfig {
   std::int64_t r = 8;
@@ -29,7 +32,8 @@ struct LoraConfig {
   std::vector<std::string> target_parameters;
   /// Restricts target_modules (not target_parameters, nor entries that are full names) to these layers. Empty: all.
   std::vector<std::int64_t> layers_to_transform;
-  /// Exceptions to r and lora_alpha: regular expressions that match the end of a name.
+  /// Exceptions to r and lora_alpha: regular expressions that match the end of a name, the first in alphabetical order
+  /// (in which PEFT writes its file) before the others.
   std::map<std::string, std::int64_t> rank_pattern;
   std::map<std::string, double> alpha_pattern;
 };
@@ -48,8 +52,8 @@ struct LoraTarget {
   std::vector<std::int64_t> b_shape;  // [out, r], of experts [E, out, r]
 };
 
-/// The targets that `config` picks of a model, layer by layer. Throws CheckpointError if an entry matches nothing or a
-/// rank is below 1.
+/// The targets that `config` picks of a model, layer by layer. Throws CheckpointError if an entry picks nothing, a
+/// target_parameters entry also matches a parameter that can carry no pair, or a rank is not in 1 to kMaxLoraRank.
 [[nodiscard]] std::vector<LoraTarget> lora_targets(const LoraConfig& config, const ModelConfig& model);
 
 /// An adapter in memory: its targets and their float32 pairs.
