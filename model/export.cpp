@@ -14,8 +14,18 @@
 namespace ossature {
 namespace {
 
-DType stored_dtype(const at::Tensor& tensor) {
-  return tensor.scalar_type() == at::kFloat ? DType::kF32 : DType::kBF16;
+DType stored_dtype(at::ScalarType dtype) {
+  return dtype == at::kFloat ? DType::kF32 : DType::kBF16;
+}
+
+/// A merged weight in the dtype that is stored. An adapter of finite values may still be too large for it.
+at::Tensor stored_as(const at::Tensor& merged, at::ScalarType dtype, const std::string& name) {
+  at::Tensor result = merged.to(dtype);
+  if (!result.isfinite().all().item<bool>()) {
+    throw CheckpointError("export: " + name + " merged with the adapter has a value that is not finite; expected " +
+                          "finite numbers; the adapter is damaged or diverged");
+  }
+  return result;
 }
 
 /// Plans the tensors of one export. The pairs and the checkpoint must outlive the plan.
@@ -35,26 +45,34 @@ class Plan {
   /// Rows of the stored tensors `names`, one after the other, as one tensor.
   void add_dense(const std::string& name, std::vector<std::string> names) {
     std::vector<std::int64_t> shape = base_.tensor(names.front()).sizes().vec();
-    for (std::size_t i = 1; i < names.size(); ++i) shape[0] += base_.tensor(names[i]).size(0);
-    tensors_.push_back(
-        {name, stored_dtype(base_.tensor(names.front())), shape, [this, names](const ByteSink& sink) {
-           for (const std::string& part : names) {
-             const at::Tensor stored = base_.tensor(part);
-             const auto pair = pairs_.find(part);
-             write_tensor(pair == pairs_.end() ? stored : merge(stored, pair->second).to(stored.scalar_type()), sink);
-           }
-         }});
+    auto dtype = base_.tensor(names.front()).scalar_type();
+    for (std::size_t i = 1; i < names.size(); ++i) {
+      const at::Tensor part = base_.tensor(names[i]);
+      shape[0] += part.size(0);
+      if (part.scalar_type() == at::kFloat) dtype = at::kFloat;
+    }
+    tensors_.push_back({name, stored_dtype(dtype), shape, [this, names, dtype](const ByteSink& sink) {
+                          for (const std::string& part : names) {
+                            const at::Tensor stored = base_.tensor(part);
+                            const auto pair = pairs_.find(part);
+                            write_tensor(pair == pairs_.end() ? stored.to(dtype)
+                                                              : stored_as(merge(stored, pair->second), dtype, part),
+                                         sink);
+                          }
+                        }});
   }
 
   void add_experts_bf16(const std::string& name, const std::string& source) {
     const ExpertWeight weight = base_.expert_weight(source);
     const auto dtype = weight.is_packed() ? at::kBFloat16 : weight.dense.scalar_type();
     tensors_.push_back({name,
-                        dtype == at::kFloat ? DType::kF32 : DType::kBF16,
+                        stored_dtype(dtype),
                         {weight.num_experts(), weight.in_features(), weight.out_features()},
-                        [weight, dtype, pair = pair_of(source)](const ByteSink& sink) {
+                        [weight, dtype, source, pair = pair_of(source)](const ByteSink& sink) {
+                          if (!weight.is_packed() && !pair.defined())
+                            return write_tensor(weight.dense.transpose(1, 2), sink);
                           for (std::int64_t e = 0; e < weight.num_experts(); ++e) {
-                            write_tensor(merge_expert(weight, pair, e).to(dtype).t(), sink);
+                            write_tensor(stored_as(merge_expert(weight, pair, e), dtype, source).t(), sink);
                           }
                         }});
   }

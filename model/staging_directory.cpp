@@ -18,12 +18,16 @@ StagingDirectory::StagingDirectory(fs::path final_path) : final_path_(std::move(
   }
   path_ = final_path_.string() + ".partial-" + std::to_string(getpid());
   fs::remove_all(path_);
+  for (fs::path above = path_.parent_path(); !above.empty() && !fs::exists(above); above = above.parent_path())
+    made_above_.push_back(above);
   fs::create_directories(path_);
 }
 
 StagingDirectory::~StagingDirectory() {
   std::error_code ignored;
-  if (!path_.empty()) fs::remove_all(path_, ignored);
+  if (path_.empty()) return;
+  fs::remove_all(path_, ignored);
+  for (const fs::path& above : made_above_) fs::remove(above, ignored);  // those still empty
 }
 
 void StagingDirectory::commit() {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <vector>
 
 namespace ossature {
 
@@ -23,6 +24,7 @@ class StagingDirectory {
  private:
   std::filesystem::path final_path_;
   std::filesystem::path path_;
+  std::vector<std::filesystem::path> made_above_;  // innermost first
 };
 
 }  // namespace ossature

@@ -2,6 +2,9 @@
 #include <malloc.h>
 
 #include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <iostream>
 #include <string>
@@ -26,7 +29,7 @@ std::string command_line(const CLI::App& app) {
 int run(CLI::App& app, int argc, char** argv) {
   try {
     app.parse(argc, argv);
-    return std::cout.flush() ? 0 : fail({5, "standard output cannot be written"});
+    return std::cout.flush() && std::ferror(stdout) == 0 ? 0 : fail({5, "standard output cannot be written"});
   } catch (const CLI::Success& request) {  // --help, --version
     return app.exit(request);
   } catch (const CLI::ParseError& error) {
@@ -41,10 +44,19 @@ int run(CLI::App& app, int argc, char** argv) {
 }  // namespace ossature
 
 int main(int argc, char** argv) {
+  // A write past the file size limit or into a pipe that nobody reads fails instead of killing the program, so that it
+  // can clean up and say why; a run goes on when the reader of its progress has left.
+  std::signal(SIGXFSZ, SIG_IGN);
+  std::signal(SIGPIPE, SIG_IGN);
   // glibc maps and unmaps blocks of 32 MiB and more at each use, which costs ten times their first touch; keep them
   // instead.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 2147483647);
+  // oneDNN and LibTorch's layer above it keep what they prepared for a product's shape, about a megabyte each, for the
+  // last 1,024 shapes. Tokens of a step and rows of an expert are hardly twice the same, so that is gigabytes for
+  // nothing: 64 are as fast. Values of the user's stay.
+  ::setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", 0);
+  ::setenv("LRU_CACHE_CAPACITY", "64", 0);
   CLI::App app("Fine-tunes gpt-oss on your own machine.", "ossature");
   app.set_version_flag("--version", "ossature " OSSATURE_VERSION);
   app.require_subcommand(1);

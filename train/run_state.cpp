@@ -27,11 +27,25 @@ std::map<std::int64_t, fs::path> states_of(const fs::path& run_dir) {
   const std::string prefix = "step-";
   for (const auto& entry : fs::directory_iterator(dir)) {
     const std::string name = entry.path().filename().string();
-    const bool is_state = name.starts_with(prefix) && name.size() > prefix.size() &&
-                          name.find_first_not_of("0123456789", prefix.size()) == std::string::npos;
+    constexpr std::size_t kMostDigits = 18;  // more do not fit into 64 bits
+    const bool is_state =
+        name.starts_with(prefix) && name.size() > prefix.size() && name.size() <= prefix.size() + kMostDigits &&
+        name.find_first_not_of("0123456789", prefix.size()) == std::string::npos && entry.is_directory();
     if (is_state) states[std::stoll(name.substr(prefix.size()))] = entry.path();
   }
   return states;
+}
+
+/// Removes states that a killed program began and did not complete.
+void remove_unfinished(const fs::path& run_dir) {
+  const fs::path dir = run_dir / "checkpoints";
+  if (!fs::is_directory(dir)) return;
+  std::vector<fs::path> unfinished;
+  for (const auto& entry : fs::directory_iterator(dir)) {
+    const std::string name = entry.path().filename().string();
+    if (name.starts_with("step-") && name.find(".partial-") != std::string::npos) unfinished.push_back(entry.path());
+  }
+  for (const fs::path& path : unfinished) fs::remove_all(path);
 }
 
 /// Names and shapes: a state of other parameters must not be loaded.
@@ -53,8 +67,9 @@ void save_run_state(const fs::path& run_dir, const RunPosition& position, const 
   fs::create_directories(dir.parent_path());
   fs::remove_all(dir);
   StagingDirectory staging(dir);
-  const std::map<std::string, at::Tensor> tensors = {
+  std::map<std::string, at::Tensor> tensors = {
       {"exp_avg", optimizer.exp_avg()}, {"exp_avg_sq", optimizer.exp_avg_sq()}, {"parameters", parameters.values()}};
+  if (position.best.defined()) tensors["best"] = position.best;
   std::vector<TensorInfo> infos;
   for (const auto& [name, tensor] : tensors) infos.push_back({name, DType::kF32, tensor.sizes().vec()});
   SafetensorsWriter writer(staging.path() / kTensorFile, infos, {{"signature", signature(parameters)}});
@@ -65,8 +80,10 @@ void save_run_state(const fs::path& run_dir, const RunPosition& position, const 
   const nlohmann::json json = {{"step", position.step},
                                {"epoch", position.data.epoch},
                                {"batch", position.data.batch},
+                               {"batches_in_epoch", position.batches_in_epoch},
                                {"best_validation_loss", position.best_validation_loss},
-                               {"evaluations_without_gain", position.evaluations_without_gain}};
+                               {"evaluations_without_gain", position.evaluations_without_gain},
+                               {"best_step", position.best_step}};
   write_text_file(staging.path() / kPositionFile, json.dump(2) + "\n");
   staging.commit();
 
@@ -77,10 +94,19 @@ void save_run_state(const fs::path& run_dir, const RunPosition& position, const 
   }
 }
 
+bool has_run_state(const fs::path& run_dir) {
+  return !states_of(run_dir).empty();
+}
+
 std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterSet& parameters, AdamW& optimizer) {
+  remove_unfinished(run_dir);
   const auto states = states_of(run_dir);
   if (states.empty()) return std::nullopt;
-  const fs::path dir = states.rbegin()->second;
+  const auto& [step, dir] = *states.rbegin();
+  const auto fail = [](const fs::path& path, const std::string& what) {
+    throw CheckpointError(path.string() + ": " + what + "; remove " + path.parent_path().string() +
+                          " to resume from an older checkpoint, or from the beginning if there is none");
+  };
   const auto file = SafetensorsFile::open(dir / kTensorFile);
   const auto found = file->metadata().find("signature");
   if (found == file->metadata().end() || found->second != signature(parameters)) {
@@ -91,28 +117,39 @@ std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterS
   const auto read = [&](const char* name) {
     const TensorInfo* info = file->find(name);
     if (info == nullptr || info->dtype != DType::kF32 || info->shape != std::vector<std::int64_t>{parameters.numel()}) {
-      throw CheckpointError((dir / kTensorFile).string() + ": " + name +
-                            " is missing or misshapen; remove this directory to resume from an older one");
+      fail(dir / kTensorFile, std::string(name) + " is missing or misshapen");
     }
-    return wrap(file, *info);
+    at::Tensor tensor = wrap(file, *info);
+    if (!tensor.isfinite().all().item<bool>()) {
+      fail(dir / kTensorFile, std::string(name) + " holds a value that is not finite");
+    }
+    return tensor;
   };
   std::ifstream in(dir / kPositionFile);
   const auto json = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
   RunPosition position;
+  const auto read_count = [&json](const char* key, std::int64_t& value) {
+    value = json.at(key).is_number_integer() ? json.at(key).get<std::int64_t>() : -1;
+    return value >= 0;
+  };
+  bool is_whole = false;
   try {
-    json.at("step").get_to(position.step);
-    json.at("epoch").get_to(position.data.epoch);
-    json.at("batch").get_to(position.data.batch);
     json.at("best_validation_loss").get_to(position.best_validation_loss);
-    json.at("evaluations_without_gain").get_to(position.evaluations_without_gain);
-  } catch (const nlohmann::json::exception&) {
-    throw CheckpointError((dir / kPositionFile).string() +
-                          ": is damaged; remove this directory to resume from an older one");
+    is_whole = read_count("step", position.step) && position.step == step && read_count("epoch", position.data.epoch) &&
+               read_count("batch", position.data.batch) && read_count("batches_in_epoch", position.batches_in_epoch) &&
+               position.data.batch <= position.batches_in_epoch &&
+               read_count("evaluations_without_gain", position.evaluations_without_gain) &&
+               read_count("best_step", position.best_step);
+  } catch (const nlohmann::json::exception&) {  // a key is missing or of another type
   }
+  if (!is_whole) fail(dir / kPositionFile, "is missing or damaged");
+  const at::Tensor saved = read("parameters"), exp_avg = read("exp_avg"), exp_avg_sq = read("exp_avg_sq");
   at::NoGradGuard no_grad;
+  if (file->find("best") != nullptr)
+    position.best = read("best").to(parameters.values().device(), at::kFloat, false, true);
   at::Tensor values = parameters.values();
-  values.copy_(read("parameters"));
-  optimizer.restore(position.step, read("exp_avg"), read("exp_avg_sq"));
+  values.copy_(saved);
+  optimizer.restore(position.step, exp_avg, exp_avg_sq);
   return position;
 }
 

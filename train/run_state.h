@@ -7,6 +7,8 @@
 #include <filesystem>
 #include <optional>
 
+#include <ATen/core/Tensor.h>
+
 #include "data/loader.h"
 #include "model/parameters.h"
 #include "train/optimizer.h"
@@ -16,17 +18,24 @@ namespace ossature {
 struct RunPosition {
   std::int64_t step = 0;  // optimizer steps done
   LoaderPosition data;
+  std::int64_t batches_in_epoch = 0;  // tells other data, or other rows of it, from what the run began with
   double best_validation_loss = 0.0;
   std::int64_t evaluations_without_gain = 0;
+  at::Tensor best;             // values at the lowest validation loss, as ParameterSet::values(); undefined if not kept
+  std::int64_t best_step = 0;  // when those were
 };
 
 /// Writes run_dir/checkpoints/step-N (under a temporary name until it is whole), then removes all but the `keep`
-/// newest.
+/// newest. Throws std::system_error when the disk refuses; then the states that were there still are.
 void save_run_state(const std::filesystem::path& run_dir, const RunPosition& position, const ParameterSet& parameters,
                     const AdamW& optimizer, std::int64_t keep);
 
-/// Restores the newest complete state of run_dir into `parameters` and `optimizer`; nullopt if there is none. Throws
-/// CheckpointError if it is damaged or of other parameters.
+/// Whether run_dir has a complete state.
+[[nodiscard]] bool has_run_state(const std::filesystem::path& run_dir);
+
+/// Restores the newest complete state of run_dir into `parameters` and `optimizer`; nullopt if there is none. Removes
+/// what a killed program left unfinished beside them. Throws CheckpointError, having restored nothing, if it is damaged
+/// or of other parameters.
 [[nodiscard]] std::optional<RunPosition> restore_run_state(const std::filesystem::path& run_dir,
                                                            ParameterSet& parameters, AdamW& optimizer);
 

@@ -14,7 +14,6 @@
 #include "data/loader.h"
 #include "data/token_file.h"
 #include "model/backpropagation.h"
-#include "model/checkpoint_writer.h"
 #include "train/errors.h"
 #include "train/evaluate.h"
 #include "train/interrupt.h"
@@ -22,6 +21,7 @@
 #include "train/memory_use.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
+#include "train/run_folder.h"
 #include "train/run_state.h"
 #include "train/trained_model.h"
 
@@ -45,17 +45,6 @@ std::shared_ptr<const TokenFileReader> open_tokens(const fs::path& path, const C
   if (file->num_samples() == 0)
     throw DataError(path.string() + ": holds no sample; prepare it from files that have some");
   return file;
-}
-
-/// The run folder, new unless `resume`.
-void prepare_run_dir(const Recipe& recipe, bool resume) {
-  const fs::path& dir = recipe.output_dir;
-  if (!resume && fs::exists(dir / "metrics.jsonl")) {
-    throw RecipeError("output_dir: " + dir.string() +
-                      " already holds a run; add --resume to go on with it, or give another output_dir");
-  }
-  fs::create_directories(dir);
-  write_text_file(dir / "recipe.yaml", to_yaml(recipe));
 }
 
 /// Without recomputation the graphs of all layers are held: the activations that a layer's backward needs, by tensor.
@@ -97,14 +86,10 @@ class Run {
         std::max<std::int64_t>(1, std::llround(static_cast<double>(loader_.batches_in_epoch()) * recipe.train.epochs));
     total_steps_ = (total_micro_batches_ + accumulation - 1) / accumulation;
     if (recipe.train.max_steps) total_steps_ = std::min(total_steps_, *recipe.train.max_steps);
-    prepare_run_dir(recipe, resume);
     position_.best_validation_loss = std::numeric_limits<double>::max();
-    if (resume) {
-      if (const auto restored = restore_run_state(recipe.output_dir, model_.parameters(), optimizer_)) {
-        position_ = *restored;
-        loader_.seek(position_.data);
-      }
-    }
+    if (resume) restore();
+    position_.batches_in_epoch = loader_.batches_in_epoch();
+    write_run_recipe(recipe);
     metrics_.emplace(recipe.output_dir, position_.step);
     if (position_.step == 0) metrics_->write_recipe(to_yaml(recipe));
     malloc_trim(0);
@@ -120,14 +105,15 @@ class Run {
 
       const bool is_last = position_.step == total_steps_;
       if (is_last || is_due(recipe_.evaluation.every_steps)) validate();
-      if (!is_last && is_due(recipe_.checkpoint.every_steps)) save();
+      if (is_due(recipe_.checkpoint.every_steps)) save();
       if (interrupt_.is_requested()) {
         save();
         throw InterruptedError("interrupted after step " + std::to_string(position_.step) + "; go on with --resume");
       }
     }
-    if (best_.defined()) model_.parameters().values().copy_(best_);
-    model_.save(recipe_.output_dir, on_grid(total_steps_ - 1));
+    save();
+    if (position_.best.defined()) model_.parameters().values().copy_(position_.best);
+    model_.save(recipe_.output_dir, on_grid(position_.best.defined() ? position_.best_step : position_.step));
     std::cerr << "wrote "
               << (recipe_.output_dir / (recipe_.train.mode == TrainMode::kLora ? "adapter" : "model")).string()
               << std::endl;
@@ -201,7 +187,8 @@ class Run {
     if (metrics.validation_loss < position_.best_validation_loss) {
       position_.best_validation_loss = metrics.validation_loss;
       position_.evaluations_without_gain = 0;
-      best_ = model_.parameters().values().clone();
+      position_.best = model_.parameters().values().clone();
+      position_.best_step = position_.step;
     } else if (++position_.evaluations_without_gain >= *patience) {
       stopped_early_ = true;
       std::cerr << "the validation loss has not fallen for " << *patience << " evaluations: stopping with the best"
@@ -210,7 +197,25 @@ class Run {
   }
 
   void save() {
+    if (saved_step_ == position_.step) return;
     save_run_state(recipe_.output_dir, position_, model_.parameters(), optimizer_, recipe_.checkpoint.keep);
+    saved_step_ = position_.step;
+  }
+
+  void restore() {
+    const auto restored = restore_run_state(recipe_.output_dir, model_.parameters(), optimizer_);
+    if (!restored) return;
+    if (restored->batches_in_epoch != loader_.batches_in_epoch()) {
+      throw CheckpointError(recipe_.output_dir.string() + ": the run began with data of " +
+                            std::to_string(restored->batches_in_epoch) + " micro-batches an epoch, but " +
+                            recipe_.data.train.string() + " has " + std::to_string(loader_.batches_in_epoch()) +
+                            "; resume with the token file that began the run");
+    }
+    position_ = *restored;
+    saved_step_ = position_.step;
+    const auto& patience = recipe_.evaluation.early_stopping_patience;
+    stopped_early_ = patience && position_.evaluations_without_gain >= *patience;
+    loader_.seek(position_.data);
   }
 
   void describe() const {
@@ -253,7 +258,7 @@ class Run {
   RunPosition position_;
   std::optional<MetricsLog> metrics_;
   InterruptGuard interrupt_;
-  at::Tensor best_;  // values at the lowest validation loss, if early stopping is on
+  std::optional<std::int64_t> saved_step_;  // of the newest checkpoint
   bool stopped_early_ = false;
   double training_seconds_ = 0.0;
   std::int64_t steps_here_ = 0;
@@ -262,6 +267,7 @@ class Run {
 }  // namespace
 
 void train(const Recipe& recipe, bool resume) {
+  check_run_folder(recipe, resume);
   if (recipe.train.threads) at::set_num_threads(static_cast<int>(*recipe.train.threads));
   Run(recipe, resume).run();
 }

@@ -5,6 +5,7 @@
 #include "model/adapter.h"
 #include "model/export.h"
 #include "train/commands/command.h"
+#include "train/commands/progress.h"
 
 namespace ossature {
 namespace {
@@ -24,13 +25,11 @@ void run(const Options& options) {
   ExportOptions how;
   how.format = options.format == "openai" ? ExportFormat::kOpenAi : ExportFormat::kHf;
   how.experts = options.experts == "bf16" ? ExpertStorage::kBf16 : ExpertStorage::kMxfp4;
-  int shown = -1;
-  export_checkpoint(base, adapter ? &*adapter : nullptr, how, options.out, [&](std::int64_t done, std::int64_t total) {
-    const int tenth = static_cast<int>(10 * done / std::max<std::int64_t>(1, total));
-    if (tenth == shown) return;
-    shown = tenth;
-    std::cerr << "\rexport " << tenth * 10 << " %" << (tenth == 10 ? "\n" : "") << std::flush;
-  });
+  {
+    Progress progress("export");
+    export_checkpoint(base, adapter ? &*adapter : nullptr, how, options.out,
+                      [&](std::int64_t done, std::int64_t total) { progress.show(done, total); });
+  }
   const Checkpoint written(options.out);
   std::cout << options.out.string() << ": " << written.num_parameters() << " parameters, " << written.stored_bytes()
             << " bytes, " << (written.layout() == Layout::kOpenAi ? "OpenAI's layout" : "transformers' layout")

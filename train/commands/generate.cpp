@@ -100,8 +100,10 @@ nlohmann::json to_json(const Reply& reply, const std::vector<GeneratedMessage>& 
   for (const GeneratedMessage& message : messages) {
     if (!message.recipient.empty()) calls.push_back({{"recipient", message.recipient}, {"arguments", message.content}});
   }
-  return {{"reply", content_of(messages, "final")}, {"thinking", content_of(messages, "analysis")},
-          {"tool_calls", std::move(calls)},         {"finish", reply.finish},
+  return {{"reply", content_of(messages, "final")},
+          {"thinking", content_of(messages, "analysis")},
+          {"tool_calls", std::move(calls)},
+          {"finish", reply.finish},
           {"tokens", reply.tokens.size()}};
 }
 

@@ -5,6 +5,7 @@
 #include "model/checkpoint.h"
 #include "model/init.h"
 #include "train/commands/command.h"
+#include "train/commands/progress.h"
 
 namespace ossature {
 namespace {
@@ -58,14 +59,13 @@ void register_init(CLI::App& app) {
       ->check(CLI::IsMember({"mxfp4", "bf16"}))
       ->capture_default_str();
   command->callback([options] {
-    init_checkpoint(config_of(*options), options->seed,
-                    options->experts == "bf16" ? ExpertStorage::kBf16 : ExpertStorage::kMxfp4, options->tokenizer,
-                    options->out, kMaxShardBytes, [shown = -1](std::int64_t done, std::int64_t total) mutable {
-                      const int tenth = static_cast<int>(10 * done / total);
-                      if (tenth == shown) return;
-                      shown = tenth;
-                      std::cerr << "\rinit " << tenth * 10 << " %" << (tenth == 10 ? "\n" : "") << std::flush;
-                    });
+    {
+      Progress progress("init");
+      init_checkpoint(config_of(*options), options->seed,
+                      options->experts == "bf16" ? ExpertStorage::kBf16 : ExpertStorage::kMxfp4, options->tokenizer,
+                      options->out, kMaxShardBytes,
+                      [&](std::int64_t done, std::int64_t total) { progress.show(done, total); });
+    }
     const Checkpoint written(options->out);
     std::cout << options->out.string() << ": " << written.num_parameters() << " random parameters in "
               << written.config().num_hidden_layers << " layers, " << written.stored_bytes() << " bytes\n";

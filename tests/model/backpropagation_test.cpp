@@ -1,0 +1,178 @@
+// Backpropagation layer by layer where the batch or the adapter is unusual. Values and gradients in general: see
+// golden_test.cpp and full_parameters_test.cpp.
+#include "model/backpropagation.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include <ATen/ATen.h>
+
+#include "model/loaded_model.h"
+#include "tests/support/tensor_file.h"
+
+namespace ossature {
+namespace {
+
+using testing::small;
+
+/// Tokens of any kind, all of them learned.
+struct Batch {
+  std::vector<std::int32_t> tokens;
+  std::vector<float> weights;
+  std::vector<std::int64_t> offsets;
+
+  explicit Batch(std::vector<std::int64_t> sample_offsets) : offsets(std::move(sample_offsets)) {
+    for (std::int32_t t = 0; t < offsets.back(); ++t) tokens.push_back((t * t * 7 + t * 29 + 3) % 128);
+    weights.assign(tokens.size(), 1.0f);
+  }
+  [[nodiscard]] TokenRows rows() const { return {tokens, weights, offsets}; }
+};
+
+/// The small golden with an adapter on everything in some layers; in others the pairs are there but B is zero, or there
+/// are none. Values depend on the target's name alone.
+struct Adapted {
+  Transformer transformer{Checkpoint(small("hf")), at::kFloat};
+  Lora lora;
+
+  Adapted(const std::vector<std::int64_t>& layers, const std::vector<std::int64_t>& nonzero, double dropout = 0.0)
+      : lora(config_of(layers, dropout), transformer.config(), 0) {
+    for (const LoraTarget& target : lora.targets()) {
+      at::manual_seed(std::hash<std::string>()(target.name));
+      lora.a(target).detach().normal_(0.0, 0.2);
+      const bool is_zero = std::find(nonzero.begin(), nonzero.end(), target.layer) == nonzero.end();
+      lora.b(target).detach().normal_(0.0, 0.2).mul_(is_zero ? 0.0 : 1.0);
+    }
+    lora.attach(transformer);
+  }
+
+  static LoraConfig config_of(const std::vector<std::int64_t>& layers, double dropout) {
+    LoraConfig config;
+    config.r = 2;
+    config.lora_dropout = dropout;
+    config.target_modules = {"q_proj", "k_proj", "v_proj", "o_proj"};
+    config.layers_to_transform = layers;
+    for (const auto layer : layers) {
+      for (const char* name : {"router.weight", "experts.gate_up_proj", "experts.down_proj"})
+        config.target_parameters.push_back(std::to_string(layer) + ".mlp." + name);
+    }
+    return config;
+  }
+};
+
+TEST(Backpropagation, NothingLearnedIsNothingDone) {
+  Batch batch({0, 5, 9});
+  batch.weights.assign(9, 0.0f);
+  const Adapted model({0, 1, 2}, {0, 1, 2});
+  const LossSum sum = backpropagate(model.transformer, batch.rows(), {});
+  EXPECT_EQ(sum.loss, 0.0);
+  EXPECT_EQ(sum.weight, 0.0);
+  EXPECT_EQ(sum.num_learned, 0);
+  EXPECT_EQ(model.lora.parameters().gradient_norm(), 0.0);
+  EXPECT_EQ(evaluate(model.transformer, batch.rows()).loss, 0.0);
+}
+
+TEST(Backpropagation, FirstTokensHaveNoLoss) {
+  Batch batch({0, 5, 9});
+  batch.weights.assign(9, 0.0f);
+  batch.weights[0] = batch.weights[5] = 1.0f;
+  const Adapted model({0, 1, 2}, {0, 1, 2});
+  EXPECT_EQ(backpropagate(model.transformer, batch.rows(), {}).num_learned, 0);
+  EXPECT_EQ(model.lora.parameters().gradient_norm(), 0.0);
+}
+
+TEST(Backpropagation, SamplesOfOneTokenOnly) {
+  const Batch batch({0, 1, 2, 3});
+  const Adapted model({0, 1, 2}, {0, 1, 2});
+  EXPECT_EQ(backpropagate(model.transformer, batch.rows(), {}).num_learned, 0);
+  EXPECT_TRUE(log_probs(model.transformer, batch.rows()).isnan().all().item<bool>());
+  EXPECT_TRUE(forward(model.transformer, batch.rows()).isfinite().all().item<bool>());
+}
+
+/// Samples of one token or of none between others change no loss and, to rounding, no gradient.
+TEST(Backpropagation, ShortSamplesBetweenOthersDoNotMatter) {
+  const Batch plain({0, 10, 21});
+  Batch mixed({0, 1, 1, 11, 12, 23, 23});
+  mixed.tokens[0] = mixed.tokens[11] = 77;
+  std::copy_n(plain.tokens.begin(), 10, mixed.tokens.begin() + 1);
+  std::copy_n(plain.tokens.begin() + 10, 11, mixed.tokens.begin() + 12);
+  for (const bool recompute : {true, false}) {
+    BackpropagationOptions options;
+    options.recompute = recompute;
+    const Adapted a({0, 1, 2}, {0, 1, 2}), b({0, 1, 2}, {0, 1, 2});
+    const LossSum expected = backpropagate(a.transformer, plain.rows(), options);
+    const LossSum found = backpropagate(b.transformer, mixed.rows(), options);
+    EXPECT_EQ(found.num_learned, expected.num_learned);
+    EXPECT_NEAR(found.loss, expected.loss, 1e-5 * expected.loss);
+    const at::Tensor difference = b.lora.parameters().gradients() - a.lora.parameters().gradients();
+    EXPECT_LT(difference.norm().item<double>(), 1e-5 * a.lora.parameters().gradient_norm());
+  }
+}
+
+/// With pairs in some layers only, gradients are those of the same pairs where the other layers have pairs of zero
+/// effect: to the bit, though below the first trained layer nothing is backpropagated.
+class SomeLayers : public ::testing::TestWithParam<std::vector<std::int64_t>> {};
+
+TEST_P(SomeLayers, HaveTheGradientsThatTheyHaveAmongAll) {
+  const Batch batch({0, 13, 24});
+  for (const bool recompute : {true, false}) {
+    BackpropagationOptions options;
+    options.recompute = recompute;
+    const Adapted some(GetParam(), GetParam()), all({0, 1, 2}, GetParam());
+    const LossSum found = backpropagate(some.transformer, batch.rows(), options);
+    EXPECT_EQ(found.loss, backpropagate(all.transformer, batch.rows(), options).loss);
+    EXPECT_EQ(some.lora.targets().size(), 7U * GetParam().size());
+    for (const LoraTarget& target : some.lora.targets()) {
+      EXPECT_GT(some.lora.a(target).grad().norm().item<double>(), 0.0) << target.name;
+      EXPECT_GT(some.lora.b(target).grad().norm().item<double>(), 0.0) << target.name;
+      EXPECT_TRUE(at::equal(some.lora.a(target).grad(), all.lora.a(target).grad())) << target.name;
+      EXPECT_TRUE(at::equal(some.lora.b(target).grad(), all.lora.b(target).grad())) << target.name;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Layers, SomeLayers,
+                         ::testing::Values(std::vector<std::int64_t>{0}, std::vector<std::int64_t>{1},
+                                           std::vector<std::int64_t>{2}, std::vector<std::int64_t>{0, 2}));
+
+TEST(Backpropagation, RecomputationChangesNoBitWithDropoutInSomeLayers) {
+  const Batch batch({0, 1, 13, 24});
+  BackpropagationOptions on, off;
+  on.dropout_seed = off.dropout_seed = 11;
+  off.recompute = false;
+  const Adapted a({1}, {1}, 0.4), b({1}, {1}, 0.4);
+  EXPECT_EQ(backpropagate(a.transformer, batch.rows(), on).loss, backpropagate(b.transformer, batch.rows(), off).loss);
+  EXPECT_TRUE(at::equal(a.lora.parameters().gradients(), b.lora.parameters().gradients()));
+  const Adapted c({1}, {1}, 0.4);
+  on.dropout_seed = 12;
+  EXPECT_NE(backpropagate(c.transformer, batch.rows(), on).loss, evaluate(c.transformer, batch.rows()).loss);
+  EXPECT_FALSE(at::equal(a.lora.parameters().gradients(), c.lora.parameters().gradients()));
+}
+
+TEST(Backpropagation, WithoutAnyAdapterTheLossIsStillRight) {
+  const Batch batch({0, 13, 24});
+  const Transformer transformer(Checkpoint(small("hf")), at::kFloat);
+  for (const bool recompute : {true, false}) {
+    BackpropagationOptions options;
+    options.recompute = recompute;
+    const LossSum found = backpropagate(transformer, batch.rows(), options);
+    const at::Tensor all = log_probs(transformer, batch.rows());
+    EXPECT_NEAR(found.loss, -all.nansum().item<double>(), 1e-4);
+    EXPECT_EQ(found.num_learned, 22);
+  }
+}
+
+TEST(Backpropagation, WeightsScaleLossAndGradientsAddUp) {
+  Batch once({0, 13, 24});
+  const Adapted a({0, 1, 2}, {0, 1, 2}), b({0, 1, 2}, {0, 1, 2});
+  const LossSum single = backpropagate(a.transformer, once.rows(), {});
+  (void)backpropagate(a.transformer, once.rows(), {});
+  for (float& weight : once.weights) weight = 2.0f;
+  const LossSum twice = backpropagate(b.transformer, once.rows(), {});
+  EXPECT_DOUBLE_EQ(twice.loss, 2.0 * single.loss);
+  EXPECT_EQ(twice.weight, 44.0);
+  EXPECT_TRUE(at::allclose(a.lora.parameters().gradients(), b.lora.parameters().gradients(), 1e-5, 1e-6));
+}
+
+}  // namespace
+}  // namespace ossature

@@ -1,0 +1,68 @@
+#include "train/run_folder.h"
+
+#include <array>
+#include <string_view>
+
+#include "model/checkpoint_writer.h"
+#include "train/recipe_keys.h"
+#include "train/run_state.h"
+
+namespace ossature {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kRecipeFile = "recipe.yaml";
+
+/// Keys without which the state of a run means something else: what is trained, and which rows a step learns from.
+bool is_fixed(const RecipeKey& key) {
+  constexpr std::array<std::string_view, 8> kFixed = {"data.sequence_length",
+                                                      "data.packing",
+                                                      "data.shuffle",
+                                                      "train.mode",
+                                                      "train.micro_batch_size",
+                                                      "train.gradient_accumulation_steps",
+                                                      "train.seed",
+                                                      "dtype"};
+  for (const std::string_view path : kFixed) {
+    if (key.path == path) return true;
+  }
+  return key.section() == "lora" && key.path != "lora.init_from";
+}
+
+}  // namespace
+
+void check_run_folder(const Recipe& recipe, bool resume) {
+  const fs::path& dir = recipe.output_dir;
+  if (!resume) {
+    if (fs::exists(dir / "metrics.jsonl") || has_run_state(dir)) {
+      throw RecipeError("output_dir: " + dir.string() +
+                        " already holds a run; add --resume to go on with it, or give another output_dir");
+    }
+    return;
+  }
+  if (!has_run_state(dir)) return;  // then the run begins anew, by whatever recipe
+  const Recipe begun = read_recipe(dir / kRecipeFile);
+  std::string changes;
+  for (const RecipeKey& key : recipe_keys()) {
+    if (!is_fixed(key) || key.get(recipe) == key.get(begun)) continue;
+    changes += (changes.empty() ? "" : "\n") + key.path + " is " + key.get(recipe) + "; the run in " + dir.string() +
+               " began with " + key.get(begun) + " and can only go on with that";
+  }
+  if (!changes.empty()) throw RecipeError(changes);
+}
+
+void write_run_recipe(const Recipe& recipe) {
+  fs::create_directories(recipe.output_dir);
+  const fs::path file = recipe.output_dir / kRecipeFile, partial = file.string() + ".partial";
+  try {
+    write_text_file(partial, to_yaml(recipe));
+  } catch (...) {
+    std::error_code ignored;
+    fs::remove(partial, ignored);
+    throw;
+  }
+  fs::rename(partial, file);
+}
+
+}  // namespace ossature
