@@ -44,6 +44,7 @@ std::shared_ptr<const TokenFileReader> open_tokens(const fs::path& path, const C
   }
   if (file->num_samples() == 0)
     throw DataError(path.string() + ": holds no sample; prepare it from files that have some");
+  file->verify();  // damage shows now, not hours into the run
   return file;
 }
 
@@ -225,7 +226,7 @@ class Run {
               << "trained parameters\n"
               << model_.summary() << "data " << recipe_.data.train.string() << ": " << train_file_->num_samples()
               << " samples, " << train_file_->num_tokens() << " tokens, " << loader_.batches_in_epoch()
-              << " micro-batches an epoch\n"
+              << " micro-batches an epoch, rows filled to " << std::lround(100 * loader_.packing_efficiency()) << " %\n"
               << total_steps_ << " steps, recomputation " << (recomputes_ ? "on" : "off") << ", "
               << at::get_num_threads() << " threads";
     if (position_.step > 0) std::cerr << ", going on after step " << position_.step;
