@@ -42,11 +42,13 @@ class SequenceLayout {
 
 /// softmax over [q.k * scale of the keys a token may see, sink] without the sink's own column, times v.
 /// q [T, Hq, D], k and v [T, Hk, D], all in one dtype (bfloat16 or float32); sinks [Hq] float32, raw logits that
-/// `scale` does not touch. Returns [T, Hq, D]. Differentiable in all four.
+/// `scale` does not touch. Returns [T, Hq, D]. Differentiable in all four;
+/// `layout` must live until the backward pass has run.
 ///
 /// In bfloat16 on the CPU this is the flash kernel: a sink only adds exp(s) to the softmax's denominator, so with the
 /// kernel's output o and log-sum-exp l the result is o * sigmoid(l - s), and its backward with l' = logaddexp(l, s) is
-/// exact. In float32, whose purpose is exactness, and on other devices it is attention_blockwise.
+/// exact. In float32, whose purpose is exactness, and on other devices it is plain products, a block of queries at a
+/// time.
 [[nodiscard]] at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& sinks, const SequenceLayout& layout, bool sliding, double scale);
 
