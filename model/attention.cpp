@@ -58,14 +58,17 @@ class Attention : public torch::autograd::Function<Attention> {
 }  // namespace
 
 SequenceLayout::SequenceLayout(std::span<const std::int64_t> sample_offsets, std::int64_t window)
-    : offsets_(sample_offsets.begin(), sample_offsets.end()), window_(window) {
+    : offsets_(sample_offsets.begin(), sample_offsets.end()) {
   if (offsets_.empty() || offsets_.front() != 0) throw std::invalid_argument("sample offsets must begin with 0");
+  std::int64_t longest = 1;
   for (std::size_t s = 0; s + 1 < offsets_.size(); ++s) {
     if (offsets_[s] > offsets_[s + 1]) throw std::invalid_argument("sample offsets must not decrease");
+    longest = std::max(longest, offsets_[s + 1] - offsets_[s]);
   }
+  window_ = std::min(window, longest);
   const auto num_tokens = offsets_.back();
   // A longer block wastes work on masked pairs, a shorter one has more overlap; 128 was best for gpt-oss's window.
-  block_size_ = std::clamp<std::int64_t>(window, 16, 128);
+  block_size_ = std::clamp<std::int64_t>(window_, 16, 128);
   num_blocks_ = (num_tokens + block_size_ - 1) / block_size_;
 
   positions_ = at::empty({num_tokens}, at::kLong);

@@ -14,7 +14,8 @@ namespace ossature {
 /// Where the samples of a flat token axis begin. Built once a batch and shared by all layers.
 class SequenceLayout {
  public:
-  /// `sample_offsets` [S + 1]: first 0, non-decreasing, last T. `window` is the model's sliding_window.
+  /// `sample_offsets` [S + 1]: first 0, non-decreasing, last T. `window` is the model's sliding_window;
+  /// window() is no more than the longest sample.
   SequenceLayout(std::span<const std::int64_t> sample_offsets, std::int64_t window);
 
   [[nodiscard]] std::int64_t num_tokens() const { return offsets_.back(); }

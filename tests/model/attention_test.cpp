@@ -207,6 +207,14 @@ TEST(Attention, ExtremeSinksStayFinite) {
   }
 }
 
+TEST(SequenceLayout, AWindowPastEverySampleCostsNothing) {
+  const Case wide{{0, 5, 40}, std::int64_t{1} << 40, true}, none{{0, 5, 40}, 4, false};
+  const Inputs in(40);
+  EXPECT_TRUE(at::equal(run(in, wide), run(in, none)));
+  const Inputs narrow(40, at::kBFloat16);
+  EXPECT_LT(largest_difference(run(narrow, wide), run(narrow, none)), 1.0 / 128);
+}
+
 TEST(SequenceLayout, RejectsOffsetsThatAreNone) {
   const std::vector<std::int64_t> empty, late{1, 2}, falling{0, 3, 2};
   EXPECT_THROW(SequenceLayout(empty, 8), std::invalid_argument);
