@@ -1,9 +1,12 @@
 #include "train/trained_model.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 #include "model/adapter.h"
 #include "model/full_parameters.h"
+#include "model/name_pattern.h"
 
 namespace ossature {
 namespace {
@@ -22,13 +25,35 @@ LoraConfig config_of(const LoraOptions& options) {
   return config;
 }
 
+/// In a file of PEFT's an exception may fit nothing; in a recipe it is a mistake.
+template <typename Map>
+void check_patterns(const std::string& key, const Map& patterns, const Lora& lora) {
+  for (const auto& [pattern, value] : patterns) {
+    const NamePattern expression("lora." + key, pattern);
+    const auto& targets = lora.targets();
+    if (std::none_of(targets.begin(), targets.end(),
+                     [&](const LoraTarget& target) { return expression.matches_end(target.name); })) {
+      throw RecipeError("lora." + key + ": \"" + pattern +
+                        "\" is the end of no targeted weight's name; expected one such as \"" + targets.front().name +
+                        "\" or \"q_proj\"");
+    }
+  }
+}
+
+Lora new_adapter(const LoraOptions& options, const ModelConfig& model, std::uint64_t seed, at::Device device) {
+  Lora lora(config_of(options), model, seed, device);
+  check_patterns("rank_pattern", options.rank_pattern, lora);
+  check_patterns("alpha_pattern", options.alpha_pattern, lora);
+  return lora;
+}
+
 /// The adapter of lora.init_from keeps its own shape and scaling; a recipe that asks for others is a mistake.
 Lora initial_adapter(const Recipe& recipe, const ModelConfig& model, at::Device device) {
   if (!recipe.lora.init_from) {
-    return Lora(config_of(recipe.lora), model, static_cast<std::uint64_t>(recipe.train.seed), device);
+    return new_adapter(recipe.lora, model, static_cast<std::uint64_t>(recipe.train.seed), device);
   }
   Lora lora = read_adapter(*recipe.lora.init_from, model, device);
-  Lora wanted(config_of(recipe.lora), model, 0, device);
+  Lora wanted = new_adapter(recipe.lora, model, 0, device);
   const auto same = [](const LoraTarget& a, const LoraTarget& b) {
     return a.name == b.name && a.r == b.r && a.scale == b.scale;
   };
