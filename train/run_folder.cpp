@@ -39,12 +39,20 @@ void check_run_folder(const Recipe& recipe, bool resume) {
       throw RecipeError("output_dir: " + dir.string() +
                         " already holds a run; add --resume to go on with it, or give another output_dir");
     }
+  }
+  if (!has_run_state(dir)) {  // then the run begins anew, by whatever recipe
+    const char* result = recipe.train.mode == TrainMode::kLora ? "adapter" : "model";
+    if (fs::exists(dir / result)) {
+      throw RecipeError("output_dir: " + dir.string() + " already holds " + result +
+                        ", which the run would replace, and no checkpoint to resume from; move it away, or give "
+                        "another output_dir");
+    }
     return;
   }
-  if (!has_run_state(dir)) return;  // then the run begins anew, by whatever recipe
   const Recipe begun = read_recipe(dir / kRecipeFile);
   std::string changes;
   for (const RecipeKey& key : recipe_keys()) {
+    if (key.section() == "lora" && begun.train.mode == TrainMode::kFull) continue;  // a full run reads none of them
     if (!is_fixed(key) || key.get(recipe) == key.get(begun)) continue;
     changes += (changes.empty() ? "" : "\n") + key.path + " is " + key.get(recipe) + "; the run in " + dir.string() +
                " began with " + key.get(begun) + " and can only go on with that";

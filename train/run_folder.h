@@ -5,9 +5,9 @@
 
 namespace ossature {
 
-/// Checks that `recipe` may write into its output_dir: a new run needs a folder without one, and a resumed run the
-/// recipe that it began with, but for paths, device, length, learning rate, evaluations and checkpoints. Writes
-/// nothing. Throws RecipeError.
+/// Checks that `recipe` may write into its output_dir: a new run needs a folder without one and without a result that
+/// it would replace, and a resumed run the recipe that it began with, but for paths, device, length, learning rate,
+/// optimizer, evaluations and checkpoints. Writes nothing. Throws RecipeError.
 void check_run_folder(const Recipe& recipe, bool resume);
 
 /// Creates the folder where it is absent and writes recipe.yaml, whole or not at all. Throws std::system_error when the
