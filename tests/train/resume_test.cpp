@@ -1,0 +1,202 @@
+// A run that was stopped and goes on leaves the same bytes as one that was not.
+#include <ATen/ATen.h>
+
+#include "model/config.h"
+#include "tests/train/small_run.h"
+#include "train/errors.h"
+#include "train/failure.h"
+#include "train/trainer.h"
+
+namespace ossature {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+/// What the run decided, without what only the clock and the machine did.
+std::vector<json> decided(const fs::path& run_dir) {
+  std::vector<json> lines;
+  std::ifstream file(run_dir / "metrics.jsonl");
+  for (std::string line; std::getline(file, line);) {
+    json& object = lines.emplace_back(json::parse(line));
+    for (const char* key : {"seconds", "tokens_per_second", "peak_rss_bytes"}) object.erase(key);
+  }
+  return lines;
+}
+
+void expect_same_run(const fs::path& found, const fs::path& expected) {
+  const std::string adapter = read_bytes(expected / "adapter/adapter_model.safetensors");
+  EXPECT_FALSE(adapter.empty());
+  EXPECT_TRUE(read_bytes(found / "adapter/adapter_model.safetensors") == adapter);
+  EXPECT_EQ(decided(found), decided(expected));
+}
+
+class Resume : public ::testing::Test {
+ protected:
+  /// Runs until stderr reads `at`, as if SIGTERM came then. Returns what the run threw about it.
+  static std::string run_until(const Recipe& recipe, const std::string& at) {
+    const CapturedProgress progress(at);
+    try {
+      train(recipe, false);
+    } catch (const InterruptedError& error) {
+      EXPECT_EQ(describe_failure(error).exit_code, 130);
+      return error.what();
+    }
+    ADD_FAILURE() << "was not interrupted; said\n" << progress.text();
+    return "";
+  }
+  static void run(const Recipe& recipe, bool resume) {
+    const CapturedProgress progress;
+    train(recipe, resume);
+  }
+
+  Scratch scratch_;
+  fs::path tokens_ = write_tokens(scratch_.path() / "train.h5", random_samples(7, 1));
+  Recipe whole_ = small_recipe(tokens_, scratch_.path() / "whole");
+  Recipe parts_ = small_recipe(tokens_, scratch_.path() / "parts");
+};
+
+struct Case {
+  const char* name;
+  double dropout;
+  std::int64_t accumulation;
+  bool packing;
+  bool attention_only = false;
+};
+
+class ResumeOf : public Resume, public ::testing::WithParamInterface<Case> {};
+
+TEST_P(ResumeOf, InterruptedRunEqualsAWholeOne) {
+  for (Recipe* recipe : {&whole_, &parts_}) {
+    recipe->lora.lora_dropout = GetParam().dropout;
+    if (GetParam().attention_only) recipe->lora.target_parameters.clear();
+    recipe->train.gradient_accumulation_steps = GetParam().accumulation;
+    recipe->data.packing = GetParam().packing;
+    recipe->data.shuffle = true;
+    recipe->data.validation = tokens_;
+    recipe->evaluation.every_steps = 2;
+    recipe->train.max_steps = 7;
+    recipe->train.seed = 5;
+  }
+  run(whole_, false);
+  const std::string message = run_until(parts_, "step 3/7");
+  EXPECT_EQ(message, "interrupted after step 3; go on with --resume");
+  EXPECT_FALSE(fs::exists(parts_.output_dir / "adapter"));
+  EXPECT_TRUE(fs::exists(parts_.output_dir / "checkpoints/step-3"));
+  run(parts_, true);
+  expect_same_run(parts_.output_dir, whole_.output_dir);
+}
+
+INSTANTIATE_TEST_SUITE_P(Runs, ResumeOf,
+                         ::testing::Values(Case{"Plain", 0.0, 1, false}, Case{"Dropout", 0.25, 1, true},
+                                           Case{"DropoutAccumulated", 0.25, 3, false},
+                                           Case{"DropoutOnAttention", 0.25, 2, true, true}),
+                         [](const auto& instance) { return std::string(instance.param.name); });
+
+TEST_F(Resume, AShorterRunGoesOnToMoreSteps) {
+  for (Recipe* recipe : {&whole_, &parts_}) recipe->train.lr_scheduler = LrScheduler::kConstant;
+  run(whole_, false);
+  parts_.train.max_steps = 2;
+  run(parts_, false);
+  parts_.train.max_steps = 5;
+  run(parts_, true);
+  expect_same_run(parts_.output_dir, whole_.output_dir);
+}
+
+// A killed program saves nothing: the steps since the last checkpoint are done again.
+TEST_F(Resume, FromAnOlderCheckpointForgetsLaterSteps) {
+  whole_.checkpoint.every_steps = 2;
+  run(whole_, false);
+  fs::copy(whole_.output_dir, parts_.output_dir, fs::copy_options::recursive);
+  fs::remove_all(parts_.output_dir / "adapter");
+  fs::remove_all(parts_.output_dir / "checkpoints/step-5");
+  fs::remove_all(parts_.output_dir / "checkpoints/step-4");
+  std::ofstream(parts_.output_dir / "metrics.jsonl", std::ios::app) << R"({"step": 6, "lo)";
+  parts_.checkpoint.every_steps = 2;
+  run(parts_, true);
+  expect_same_run(parts_.output_dir, whole_.output_dir);
+}
+
+TEST_F(Resume, OfACompleteRunWritesItsResultAgain) {
+  run(whole_, false);
+  const std::string adapter = read_bytes(whole_.output_dir / "adapter/adapter_model.safetensors");
+  const std::string metrics = read_bytes(whole_.output_dir / "metrics.jsonl");
+  fs::remove_all(whole_.output_dir / "adapter");
+  run(whole_, true);
+  EXPECT_TRUE(read_bytes(whole_.output_dir / "adapter/adapter_model.safetensors") == adapter);
+  EXPECT_EQ(read_bytes(whole_.output_dir / "metrics.jsonl"), metrics);
+}
+
+TEST_F(Resume, WithoutARunBeginsOne) {
+  run(whole_, false);
+  run(parts_, true);
+  expect_same_run(parts_.output_dir, whole_.output_dir);
+}
+
+TEST_F(Resume, KeepsTheBestOfEarlyStopping) {
+  for (Recipe* recipe : {&whole_, &parts_}) {
+    recipe->data.train = write_tokens(scratch_.path() / "one.h5", random_samples(1, 3));
+    recipe->data.validation = write_tokens(scratch_.path() / "validation.h5", random_samples(8, 4));
+    recipe->train.max_steps = 60;
+    recipe->train.learning_rate = 2e-2;
+    recipe->train.lr_scheduler = LrScheduler::kConstant;
+    recipe->evaluation.every_steps = 1;
+    recipe->evaluation.early_stopping_patience = 3;
+  }
+  run(whole_, false);
+  const std::vector<json> lines = metrics_with(whole_.output_dir, "validation_loss");
+  ASSERT_LT(lines.size(), 60u);
+  // One step after the best: what is kept is no longer what is trained.
+  run_until(parts_, "step " + std::to_string(lines.size() - 3) + "/60");
+  run(parts_, true);
+  expect_same_run(parts_.output_dir, whole_.output_dir);
+  // It had ended by itself, so going on once more trains nothing.
+  run(parts_, true);
+  expect_same_run(parts_.output_dir, whole_.output_dir);
+}
+
+TEST_F(Resume, FullModeToo) {
+  for (Recipe* recipe : {&whole_, &parts_}) {
+    recipe->base_model = small_golden() / "hf-bf16";
+    recipe->train.mode = TrainMode::kFull;
+    recipe->train.mxfp4_finish_steps = 3;
+  }
+  run(whole_, false);
+  run_until(parts_, "step 3/5");
+  run(parts_, true);
+  EXPECT_TRUE(read_bytes(parts_.output_dir / "model/model.safetensors") ==
+              read_bytes(whole_.output_dir / "model/model.safetensors"));
+  EXPECT_EQ(decided(parts_.output_dir), decided(whole_.output_dir));
+}
+
+TEST_F(Resume, RefusesAnotherRecipe) {
+  run(whole_, false);
+  const std::string recipe_yaml = read_bytes(whole_.output_dir / "recipe.yaml");
+  Recipe other = whole_;
+  other.lora.r = 3;
+  other.train.seed = 9;
+  other.train.learning_rate = 5e-3;  // may change
+  try {
+    run(other, true);
+    ADD_FAILURE() << "went on with another rank";
+  } catch (const RecipeError& error) {
+    const std::string dir = whole_.output_dir.string();
+    EXPECT_EQ(std::string(error.what()),
+              "lora.r is 3; the run in " + dir + " began with 2 and can only go on with that\n" +
+                  "train.seed is 9; the run in " + dir + " began with 0 and can only go on with that");
+  }
+  other = whole_;
+  other.data.train = write_tokens(scratch_.path() / "other.h5", random_samples(6, 2));
+  EXPECT_THROW(run(other, true), CheckpointError);
+  EXPECT_EQ(read_bytes(whole_.output_dir / "recipe.yaml"), recipe_yaml);
+}
+
+TEST_F(Resume, ANewRunRefusesAFolderInUse) {
+  run(whole_, false);
+  EXPECT_THROW(run(whole_, false), RecipeError);
+  fs::remove(whole_.output_dir / "metrics.jsonl");  // its checkpoints are still there
+  EXPECT_THROW(run(whole_, false), RecipeError);
+}
+
+}  // namespace
+}  // namespace ossature
