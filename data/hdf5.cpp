@@ -38,6 +38,9 @@ void fail_format(const std::filesystem::path& path, const std::string& what) {
 std::unique_lock<std::mutex> lock_library() {
   static std::mutex mutex;
   std::unique_lock lock(mutex);
+  // At exit HDF5 would close again what a full disk kept it from closing, and crash. Handles close all there is.
+  static const herr_t no_atexit = H5dont_atexit();
+  static_cast<void>(no_atexit);
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   return lock;
 }
@@ -45,7 +48,9 @@ std::unique_lock<std::mutex> lock_library() {
 Handle create_file(const std::filesystem::path& path) {
   const Handle access(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   H5Pset_libver_bounds(access.get(), H5F_LIBVER_V110, H5F_LIBVER_V110);
-  return {H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, access.get()), H5Fclose};
+  const Handle properties(H5Pcreate(H5P_FILE_CREATE), H5Pclose);
+  H5Pset_obj_track_times(properties.get(), false);  // equal content gives equal bytes, whenever it is written
+  return {H5Fcreate(path.c_str(), H5F_ACC_TRUNC, properties.get(), access.get()), H5Fclose};
 }
 
 bool has_attribute(const Handle& file, const char* name) {
@@ -141,6 +146,7 @@ Column create_column(const Handle& file, const char* name, hid_t stored_type) {
   H5Pset_chunk(properties.get(), 1, &chunk);
   H5Pset_deflate(properties.get(), 1);
   H5Pset_fletcher32(properties.get());
+  H5Pset_obj_track_times(properties.get(), false);
   Column column;
   column.chunk = static_cast<std::int64_t>(chunk);
   column.dataset = Handle(

@@ -171,12 +171,13 @@ void write_logprobs(const std::filesystem::path& path, std::span<const float> lo
   bool ok = hdf5::append_column(column, static_cast<std::int64_t>(logprobs.size()), H5T_NATIVE_FLOAT, logprobs.data());
   ok = column.dataset.reset() && ok;
   ok = file.reset() && ok;
-  if (!ok) {
-    std::error_code ignored;
-    std::filesystem::remove(temporary, ignored);
-    fail_writing(path);
-  }
-  std::filesystem::rename(temporary, path);
+  const int cause = errno;
+  std::error_code error, ignored;
+  if (ok) std::filesystem::rename(temporary, path, error);
+  if (ok && !error) return;
+  std::filesystem::remove(temporary, ignored);
+  errno = error ? error.value() : cause;
+  fail_writing(path);
 }
 
 }  // namespace ossature
