@@ -22,8 +22,10 @@ constexpr const char* kLessMemory =
 
 int code_of(const std::system_error& error) {
   constexpr std::array<int, 6> kDiskOrMemory = {ENOSPC, EDQUOT, EIO, EROFS, EFBIG, ENOMEM};
+  constexpr std::array<int, 6> kPath = {ENOENT, ENOTDIR, EISDIR, EACCES, EPERM, ENAMETOOLONG};
   const int value = error.code().value();
   if (std::find(kDiskOrMemory.begin(), kDiskOrMemory.end(), value) != kDiskOrMemory.end()) return 5;
+  if (std::find(kPath.begin(), kPath.end(), value) != kPath.end()) return 3;
   return dynamic_cast<const std::filesystem::filesystem_error*>(&error) != nullptr ? 3 : 5;
 }
 

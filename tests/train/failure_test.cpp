@@ -10,6 +10,7 @@
 #include <string>
 #include <system_error>
 
+#include "data/data_error.h"
 #include "model/config.h"
 #include "train/errors.h"
 #include "train/recipe.h"
@@ -28,8 +29,11 @@ std::filesystem::filesystem_error path_error(std::errc code) {
 TEST(Failure, ExitCodesAreTheContracts) {
   EXPECT_EQ(code_of(RecipeError("r")), 2);
   EXPECT_EQ(code_of(CheckpointError("c")), 3);
+  EXPECT_EQ(code_of(DataError("d")), 3);
   EXPECT_EQ(code_of(path_error(std::errc::no_such_file_or_directory)), 3);
   EXPECT_EQ(code_of(path_error(std::errc::permission_denied)), 3);
+  EXPECT_EQ(code_of(std::system_error(ENOENT, std::generic_category())), 3);
+  EXPECT_EQ(code_of(std::system_error(EACCES, std::generic_category())), 3);
   EXPECT_EQ(code_of(NonFiniteError("n")), 4);
   EXPECT_EQ(code_of(path_error(std::errc::no_space_on_device)), 5);
   EXPECT_EQ(code_of(std::system_error(std::make_error_code(std::errc::io_error))), 5);
