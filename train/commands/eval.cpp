@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/token_file.h"
+#include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/model_options.h"
 #include "train/evaluate.h"
@@ -22,6 +23,12 @@ struct Options {
 };
 
 void run(const Options& options) {
+  if (options.logprobs) {
+    check_output_file(*options.logprobs);
+    std::error_code ignored;
+    if (std::filesystem::equivalent(*options.logprobs, options.data, ignored))
+      throw CLI::ValidationError("--logprobs", "would overwrite " + options.data.string() + ", which is read");
+  }
   const auto file = std::make_shared<const TokenFileReader>(options.data);
   const LoadedModel model = load_model(options.model);
   if (file->vocab_size() > model.checkpoint.config().vocab_size) {

@@ -18,6 +18,10 @@ struct Options {
 };
 
 void run(const Options& options) {
+  if (options.format == "openai" && options.experts != "mxfp4") {
+    throw CLI::ValidationError(
+        "--experts", options.experts + " does not go with --format openai, which has experts in " + "MXFP4 only");
+  }
   const Checkpoint base(options.model);
   base.check_scales();
   std::optional<Lora> adapter;

@@ -9,6 +9,7 @@
 #include "data/formats.h"
 #include "data/harmony.h"
 #include "data/harmony_reply.h"
+#include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/model_options.h"
 
@@ -20,7 +21,7 @@ struct Options {
   std::optional<std::string> prompt;
   std::optional<std::filesystem::path> messages;
   std::optional<std::string> instructions, reasoning_effort;
-  std::string date = "today";
+  std::string date;
   std::int64_t max_new_tokens = 512;
   SamplingOptions sampling;
   std::uint64_t seed = 0;
@@ -37,7 +38,8 @@ std::vector<Conversation> conversations_of(const Options& options) {
     conversations.emplace_back().messages.push_back(std::move(question));
   } else {
     std::ifstream file(*options.messages);
-    if (!file) throw DataError(options.messages->string() + ": cannot be read");
+    if (!file || std::filesystem::is_directory(*options.messages))
+      throw DataError(options.messages->string() + ": cannot be opened; expected a file of JSON lines");
     std::int64_t number = 0;
     for (std::string line; std::getline(file, line);) {
       ++number;
@@ -124,9 +126,7 @@ void run(const Options& options) {
     throw CLI::ValidationError("generate", "takes one of --prompt and --messages");
   }
   std::vector<Conversation> conversations = conversations_of(options);
-  std::optional<std::string> date;
-  if (options.date != "none") date = options.date == "today" ? today() : options.date;
-  const Harmony harmony(Tokenizer::load(options.model.model), date);
+  const Harmony harmony(Tokenizer::load(options.model.model), date_of(options.date));
   std::vector<std::vector<std::int32_t>> prompts;
   for (const Conversation& conversation : conversations) prompts.push_back(harmony.render_prompt(conversation));
   const LoadedModel model = load_model(options.model);
@@ -172,9 +172,9 @@ void register_generate(CLI::App& app) {
       ->type_name("FILE.jsonl");
   command->add_option("--instructions", options->instructions, "Developer message, instead of the conversation's")
       ->type_name("TEXT");
-  command->add_option("--reasoning-effort", options->reasoning_effort, "low, medium or high");
-  command->add_option("--date", options->date, "Date in the system message: 2026-01-15, today, or none")
-      ->capture_default_str();
+  command->add_option("--reasoning-effort", options->reasoning_effort, "How long the model should think")
+      ->check(CLI::IsMember({"low", "medium", "high"}));
+  add_date_option(*command, options->date);
   command->add_option("--max-new-tokens", options->max_new_tokens, "Length at which a reply is cut")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -187,7 +187,9 @@ void register_generate(CLI::App& app) {
   command->add_option("--top-p", options->sampling.top_p, "Draw from the most probable tokens that reach p together")
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
-  command->add_option("--seed", options->seed, "Equal seeds draw equal replies")->capture_default_str();
+  command->add_option("--seed", options->seed, "Equal seeds draw equal replies")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_flag("--show-thinking", options->show_thinking, "Print the analysis channel too");
   command->add_flag("--raw", options->raw, "Print the whole sequence in harmony's markup");
   command->add_flag("--json", options->json, "Print one JSON object a conversation");

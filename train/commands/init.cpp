@@ -27,6 +27,10 @@ ModelConfig config_of(const Options& options) {
           "PRESET|config.json",
           "\"" + options.shape + "\" is neither gpt-oss-20b, gpt-oss-120b or tiny nor a file that exists");
     }
+    if (std::filesystem::is_directory(options.shape)) {
+      throw CLI::ValidationError("PRESET|config.json",
+                                 "\"" + options.shape + "\" is a directory; name the config.json in it");
+    }
     config = read_config(options.shape);
   }
   if (options.layers) {
@@ -48,7 +52,9 @@ void register_init(CLI::App& app) {
   command->add_option("PRESET|config.json", options->shape, "gpt-oss-20b, gpt-oss-120b, tiny, or a config.json")
       ->required();
   command->add_option("--out", options->out, "New directory")->required()->type_name("DIR");
-  command->add_option("--seed", options->seed, "Seed of the weights")->capture_default_str();
+  command->add_option("--seed", options->seed, "Seed of the weights")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_option("--tokenizer", options->tokenizer, "Directory whose tokenizer files are copied along")
       ->check(CLI::ExistingDirectory)
       ->type_name("DIR");

@@ -8,7 +8,7 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
-#include "data/harmony.h"
+#include "train/commands/arguments.h"
 #include "train/commands/command.h"
 
 namespace ossature {
@@ -17,7 +17,7 @@ namespace {
 struct Options {
   PrepareOptions prepare;
   std::string format = "auto";
-  std::string date = "today";
+  std::string date;
   bool json = false;
 };
 
@@ -54,10 +54,12 @@ void print(const std::filesystem::path& file, const PrepareCounts& counts) {
 
 void run(Options& options) {
   options.prepare.format = data_format(options.format);
-  if (options.date != "none") options.prepare.date = options.date == "today" ? today() : options.date;
+  options.prepare.date = date_of(options.date);
   if ((options.prepare.validation > 0.0) != !options.prepare.validation_out.empty()) {
     throw CLI::ValidationError("--validation", "goes together with --validation-out");
   }
+  check_output_file(options.prepare.out);
+  if (options.prepare.validation > 0.0) check_output_file(options.prepare.validation_out);
   const bool is_terminal = isatty(STDERR_FILENO) != 0;
   const PrepareSummary summary = prepare(options.prepare, [is_terminal](std::int64_t samples) {
     if (is_terminal) std::cerr << "\r" << samples << " samples" << std::flush;
@@ -87,8 +89,7 @@ void register_prepare(CLI::App& app) {
   command->add_option("--format", options->format, "Dialect of the lines")
       ->check(CLI::IsMember({"auto", "messages", "prompt-completion", "text"}))
       ->capture_default_str();
-  command->add_option("--date", options->date, "Date in the system message: 2026-01-15, today, or none")
-      ->capture_default_str();
+  add_date_option(*command, options->date);
   command->add_option("--validation", prepare.validation, "Share of samples held out, chosen by content")
       ->check(CLI::Range(0.0, 0.9));
   command->add_option("--validation-out", prepare.validation_out, "Token file of those")->type_name("FILE.h5");

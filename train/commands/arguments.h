@@ -1,0 +1,25 @@
+// Arguments that several commands take, and what they must be.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+namespace CLI {
+class App;
+}
+
+namespace ossature {
+
+/// Adds --date to `command`, "today" unless given; `date` must live as long as it. Anything but a day of the calendar,
+/// "today" or "none" is a usage error.
+void add_date_option(CLI::App& command, std::string& date);
+
+/// What --date means: a day ("2026-01-15"), or nullopt for "none".
+[[nodiscard]] std::optional<std::string> date_of(const std::string& date);
+
+/// Throws DataError if `file` cannot become a file because it is a directory or its directory is none: better before
+/// the work than after it.
+void check_output_file(const std::filesystem::path& file);
+
+}  // namespace ossature
