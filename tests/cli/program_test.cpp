@@ -9,6 +9,9 @@
 namespace ossature {
 namespace {
 
+const std::vector<std::string> kCommands = {"init",     "prepare", "train",   "eval",
+                                            "generate", "export",  "inspect", "recipes"};
+
 struct Failure {
   std::vector<std::string> arguments;
   int exit_code;
@@ -46,14 +49,14 @@ TEST_P(Help, IsOnStandardOutput) {
   EXPECT_NE(result.out.find(GetParam()), std::string::npos) << result.out;
 }
 
-INSTANTIATE_TEST_SUITE_P(Commands, Help, testing::Values("recipes"),
+INSTANTIATE_TEST_SUITE_P(Commands, Help, testing::ValuesIn(kCommands),
                          [](const auto& instance) { return instance.param; });
 
 TEST(Program, HelpListsEveryCommand) {
   const ProgramResult result = run_program({"--help"});
   EXPECT_EQ(result.exit_code, 0);
   EXPECT_EQ(result.err, "");
-  for (const std::string command : {"recipes"})
+  for (const std::string& command : kCommands)
     EXPECT_NE(result.out.find("\n  " + command), std::string::npos) << command;
 }
 
@@ -64,7 +67,7 @@ TEST(Program, Version) {
 }
 
 TEST(Program, FullDiskUnderStandardOutput) {
-  const ProgramResult result = run_program({"recipes", "keys"}, "/dev/full");
+  const ProgramResult result = run_program({"recipes", "keys"}, {.out_file = "/dev/full"});
   EXPECT_EQ(result.exit_code, 5);
   EXPECT_EQ(result.err, "ossature: error: standard output cannot be written\n");
 }

@@ -2,14 +2,17 @@
 
 #include <fcntl.h>
 #include <spawn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <array>
 #include <cerrno>
+#include <csignal>
 #include <cstdio>
 #include <memory>
 #include <system_error>
+#include <utility>
 
 extern char** environ;
 
@@ -36,9 +39,42 @@ class Capture {
   std::unique_ptr<std::FILE, int (*)(std::FILE*)> file_;
 };
 
+/// Lowers the limit on file sizes for the programs started while it lives.
+class FileSizeLimit {
+ public:
+  explicit FileSizeLimit(const std::optional<std::uint64_t>& bytes) {
+    ::getrlimit(RLIMIT_FSIZE, &before_);
+    rlimit limit = before_;
+    if (bytes) limit.rlim_cur = *bytes;
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FileSizeLimit() { ::setrlimit(RLIMIT_FSIZE, &before_); }
+  FileSizeLimit(const FileSizeLimit&) = delete;
+  FileSizeLimit& operator=(const FileSizeLimit&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
+/// What comes through the pipe until its last writer ends. Interrupts `child` when it has said `marker`.
+std::string read_pipe(int descriptor, pid_t child, const std::string& marker) {
+  std::string text;
+  std::array<char, 4096> buffer{};
+  bool is_interrupted = marker.empty();
+  for (;;) {
+    const ssize_t size = ::read(descriptor, buffer.data(), buffer.size());
+    if (size < 0 && errno == EINTR) continue;
+    if (size <= 0) return text;
+    text.append(buffer.data(), static_cast<std::size_t>(size));
+    if (is_interrupted || text.find(marker) == std::string::npos) continue;
+    is_interrupted = true;
+    ::kill(child, SIGINT);
+  }
+}
+
 }  // namespace
 
-ProgramResult run_program(const std::vector<std::string>& arguments, const std::string& out_file) {
+ProgramResult run_program(const std::vector<std::string>& arguments, const ProgramOptions& options) {
   std::vector<std::string> words = {OSSATURE_PROGRAM};
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
@@ -46,20 +82,30 @@ ProgramResult run_program(const std::vector<std::string>& arguments, const std::
   argv.push_back(nullptr);
 
   const Capture out;
-  const Capture err;
+  std::array<int, 2> err{};
+  if (::pipe2(err.data(), O_CLOEXEC) != 0) throw std::system_error(errno, std::generic_category(), "pipe");
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
   posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  if (out_file.empty()) {
+  if (options.out_file.empty()) {
     posix_spawn_file_actions_adddup2(&actions, out.descriptor(), STDOUT_FILENO);
   } else {
-    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out_file.c_str(), O_WRONLY | O_CREAT, 0666);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, options.out_file.c_str(), O_WRONLY | O_CREAT, 0666);
   }
-  posix_spawn_file_actions_adddup2(&actions, err.descriptor(), STDERR_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, err[1], STDERR_FILENO);
   pid_t child = 0;
-  const int error = ::posix_spawn(&child, OSSATURE_PROGRAM, &actions, nullptr, argv.data(), environ);
+  const int error = [&] {
+    const FileSizeLimit limit(options.max_file_bytes);
+    return ::posix_spawn(&child, OSSATURE_PROGRAM, &actions, nullptr, argv.data(), environ);
+  }();
   posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) throw std::system_error(error, std::generic_category(), OSSATURE_PROGRAM);
+  ::close(err[1]);
+  if (error != 0) {
+    ::close(err[0]);
+    throw std::system_error(error, std::generic_category(), OSSATURE_PROGRAM);
+  }
+  std::string said = read_pipe(err[0], child, options.interrupt_after);
+  ::close(err[0]);
 
   int status = 0;
   while (::waitpid(child, &status, 0) < 0) {
@@ -67,7 +113,7 @@ ProgramResult run_program(const std::vector<std::string>& arguments, const std::
   }
   return {.exit_code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status),
           .out = out.read(),
-          .err = err.read()};
+          .err = std::move(said)};
 }
 
 }  // namespace ossature

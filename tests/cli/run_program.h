@@ -1,6 +1,8 @@
 // Runs the program that was built, as a user would.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,8 +14,14 @@ struct ProgramResult {
   std::string err;     // standard error
 };
 
-/// Runs OSSATURE_PROGRAM with `arguments` and an empty standard input, in the directory of the test. Standard output
-/// goes to `out_file` if one is named, and `out` stays empty. Throws std::system_error if it cannot be started.
-[[nodiscard]] ProgramResult run_program(const std::vector<std::string>& arguments, const std::string& out_file = "");
+struct ProgramOptions {
+  std::string out_file = "";                      // standard output goes there, and `out` stays empty
+  std::optional<std::uint64_t> max_file_bytes{};  // no file may grow beyond: what a full disk is to the program
+  std::string interrupt_after = "";               // sends SIGINT once standard error has this text
+};
+
+/// Runs OSSATURE_PROGRAM with `arguments` and an empty standard input, in the directory of the test. Throws
+/// std::system_error if it cannot be started.
+[[nodiscard]] ProgramResult run_program(const std::vector<std::string>& arguments, const ProgramOptions& options = {});
 
 }  // namespace ossature
