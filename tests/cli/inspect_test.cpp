@@ -1,8 +1,8 @@
 // `ossature inspect` on each kind of path, on a folder of gpt-oss-20b's size, and on what it must refuse.
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
@@ -118,6 +118,16 @@ std::vector<Tensor> layer_20b(std::int64_t n) {
   return tensors;
 }
 
+/// What the programs that this process started have used; unlike the time on the clock, not of those beside them.
+double processor_seconds() {
+  rusage used{};
+  ::getrusage(RUSAGE_CHILDREN, &used);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + 1e-6 * static_cast<double>(time.tv_usec);
+  };
+  return seconds(used.ru_utime) + seconds(used.ru_stime);
+}
+
 TEST(Inspect, TwentyBillionParametersInUnderASecond) {
   const Scratch scratch;
   scratch.write("config.json", config_20b().dump());
@@ -139,10 +149,9 @@ TEST(Inspect, TwentyBillionParametersInUnderASecond) {
   scratch.write("model.safetensors.index.json", json{{"weight_map", map}}.dump());
   ASSERT_EQ(bytes, 13'761'264'768) << "total_size of the published index";
 
-  const auto start = std::chrono::steady_clock::now();
+  const double before = processor_seconds();
   const json report = inspect(scratch.path());
-  const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-  EXPECT_LT(seconds.count(), 1.0);
+  EXPECT_LT(processor_seconds() - before, 1.0);
   EXPECT_EQ(report["kind"], "checkpoint");
   EXPECT_EQ(report["layout"], "transformers");
   EXPECT_EQ(report["experts"], "mxfp4");
