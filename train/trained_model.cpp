@@ -41,7 +41,13 @@ void check_patterns(const std::string& key, const Map& patterns, const Lora& lor
 }
 
 Lora new_adapter(const LoraOptions& options, const ModelConfig& model, std::uint64_t seed, at::Device device) {
-  Lora lora(config_of(options), model, seed, device);
+  const LoraConfig config = config_of(options);
+  try {
+    static_cast<void>(lora_targets(config, model));
+  } catch (const CheckpointError& error) {  // of a configuration, here the recipe's own
+    throw RecipeError(error.what());
+  }
+  Lora lora(config, model, seed, device);
   check_patterns("rank_pattern", options.rank_pattern, lora);
   check_patterns("alpha_pattern", options.alpha_pattern, lora);
   return lora;

@@ -158,7 +158,7 @@ TEST(TrainRefuses, Inputs) {
   refused("data.train=" + t.recipe, 3, {t.recipe + ": not a readable HDF5 file"});
   refused("data.validation=" + t.model, 3, {t.model});
   refused("lora.init_from=" + absent, 3, {absent});
-  refused("lora.target_modules=[q_porj]", 3, {"lora.target_modules: \"q_porj\" picks nothing of the model"});
+  refused("lora.target_modules=[q_porj]", 2, {"lora.target_modules: \"q_porj\" picks nothing of the model"});
   const std::string tiny = t.workspace.path("tiny");
   output_of({"init", "tiny", "--layers", "1", "--out", tiny});
   refused("base_model=" + tiny, 3, {t.tokens + ": made with a vocabulary of 4096, but " + tiny + " has 1024"});
