@@ -1,13 +1,12 @@
 #include "model/adapter.h"
 
-#include <fstream>
 #include <set>
-#include <system_error>
 
 #include <ATen/ATen.h>
 
 #include "model/adapter_config.h"
 #include "model/checkpoint.h"
+#include "model/checkpoint_writer.h"
 #include "model/safetensors.h"
 #include "model/safetensors_header.h"
 
@@ -39,12 +38,6 @@ std::vector<std::int64_t> flat_shape(const std::vector<std::int64_t>& shape, boo
               : std::vector<std::int64_t>{shape[1], shape[2] * shape[0]};
 }
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string text;
-  for (const auto size : shape) text += (text.empty() ? "" : ", ") + std::to_string(size);
-  return "[" + text + "]";
-}
-
 at::Tensor finite(const std::shared_ptr<const SafetensorsFile>& file, const TensorInfo& info) {
   const at::Tensor tensor = wrap(file, info);
   if (!tensor.isfinite().all().item<bool>()) {
@@ -52,15 +45,6 @@ at::Tensor finite(const std::shared_ptr<const SafetensorsFile>& file, const Tens
                           ": holds a value that is not finite; expected finite numbers; the adapter is damaged");
   }
   return tensor;
-}
-
-void write_text(const fs::path& path, const std::string& text) {
-  const fs::path temporary = path.string() + ".tmp";
-  std::ofstream out(temporary);
-  out << text << std::flush;
-  if (!out) throw std::system_error(errno, std::generic_category(), temporary.string());
-  out.close();
-  fs::rename(temporary, path);
 }
 
 }  // namespace
@@ -157,7 +141,7 @@ void write_adapter(const Lora& lora, const fs::path& dir, const std::string& bas
     writer.write({static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()});
   }
   writer.finish();
-  write_text(dir / kConfigFile, adapter_config_json(lora, base_model));
+  replace_text_file(dir / kConfigFile, adapter_config_json(lora, base_model));
 }
 
 }  // namespace ossature

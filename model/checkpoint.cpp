@@ -25,12 +25,6 @@ struct Stored {
 };
 using StoredTensors = std::map<std::string, Stored, std::less<>>;
 
-std::string to_text(const std::vector<std::int64_t>& shape) {
-  std::string text = "[";
-  for (std::size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
-  return text + "]";
-}
-
 bool has_safetensors(const fs::path& dir) {
   if (!fs::is_directory(dir)) return false;
   for (const auto& entry : fs::directory_iterator(dir)) {
@@ -129,13 +123,13 @@ struct Checkpoint::Contents {
               std::set<std::string>& used) const {
     const auto found = stored.find(name);
     if (found == stored.end()) {
-      throw CheckpointError(dir.string() + ": tensor " + name + " is missing; expected one of shape " + to_text(shape) +
-                            "; the files are incomplete or config.json is of another model");
+      throw CheckpointError(dir.string() + ": tensor " + name + " is missing; expected one of shape " +
+                            shape_text(shape) + "; the files are incomplete or config.json is of another model");
     }
     const TensorInfo& info = *found->second.info;
     const std::string where = found->second.file->path().string() + ": " + name;
     if (info.shape != shape) {
-      throw CheckpointError(where + ": shape " + to_text(info.shape) + "; expected " + to_text(shape) +
+      throw CheckpointError(where + ": shape " + shape_text(info.shape) + "; expected " + shape_text(shape) +
                             " by config.json; one of the two files is of another model");
     }
     const bool fits = packed ? info.dtype == DType::kU8 : info.dtype == DType::kBF16 || info.dtype == DType::kF32;

@@ -83,4 +83,16 @@ void write_text_file(const std::filesystem::path& path, const std::string& text)
   if (!out) throw std::system_error(errno, std::generic_category(), path.string());
 }
 
+void replace_text_file(const std::filesystem::path& path, const std::string& text) {
+  const std::filesystem::path partial = path.string() + ".partial";
+  try {
+    write_text_file(partial, text);
+  } catch (...) {
+    std::error_code ignored;
+    std::filesystem::remove(partial, ignored);
+    throw;
+  }
+  std::filesystem::rename(partial, path);
+}
+
 }  // namespace ossature

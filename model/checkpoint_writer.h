@@ -46,4 +46,7 @@ void write_checkpoint_files(const std::filesystem::path& dir, const std::vector<
 /// Writes `text` into the new file `path`. Throws std::system_error when the disk refuses.
 void write_text_file(const std::filesystem::path& path, const std::string& text);
 
+/// The same for a path that may be taken: what is there is replaced whole, or not at all.
+void replace_text_file(const std::filesystem::path& path, const std::string& text);
+
 }  // namespace ossature

@@ -211,11 +211,9 @@ void check_bytes(const TensorInfo& info, std::uint64_t data_offset, std::uint64_
          "offsets inside the file: is it cut short?");
   std::uint64_t needed = 0;
   if (!byte_count(info.dtype, info.shape, needed) || needed != info.end - info.begin) {
-    std::string shape;
-    for (const std::int64_t size : info.shape) shape += (shape.empty() ? "" : ", ") + std::to_string(size);
     fail(where,
          tensor + " has " + std::to_string(info.end - info.begin) + " bytes for " +
-             std::string(dtype_name(info.dtype)) + " [" + shape + "]",
+             std::string(dtype_name(info.dtype)) + " " + shape_text(info.shape),
          "as many bytes as its shape asks for");
   }
   const std::size_t alignment = element_size(info.dtype);
@@ -239,6 +237,12 @@ std::string escaped(std::string_view text) {
   std::string shown = json(text.substr(0, kShownBytes)).dump(-1, ' ', true, json::error_handler_t::replace);
   if (text.size() > kShownBytes) shown += "...";
   return shown;
+}
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string text = "[";
+  for (std::size_t i = 0; i < shape.size(); ++i) text += (i > 0 ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
 }
 
 bool byte_count(DType dtype, const std::vector<std::int64_t>& shape, std::uint64_t& bytes) {

@@ -35,6 +35,9 @@ struct SafetensorsHeader {
 /// `text` in JSON's quotes and escapes, cut after 80 bytes: safe to show, whatever a file claims.
 [[nodiscard]] std::string escaped(std::string_view text);
 
+/// "[2, 3]".
+[[nodiscard]] std::string shape_text(const std::vector<std::int64_t>& shape);
+
 /// Bytes of a tensor. False when the product does not fit in 63 bits.
 [[nodiscard]] bool byte_count(DType dtype, const std::vector<std::int64_t>& shape, std::uint64_t& bytes);
 

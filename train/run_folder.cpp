@@ -62,15 +62,7 @@ void check_run_folder(const Recipe& recipe, bool resume) {
 
 void write_run_recipe(const Recipe& recipe) {
   fs::create_directories(recipe.output_dir);
-  const fs::path file = recipe.output_dir / kRecipeFile, partial = file.string() + ".partial";
-  try {
-    write_text_file(partial, to_yaml(recipe));
-  } catch (...) {
-    std::error_code ignored;
-    fs::remove(partial, ignored);
-    throw;
-  }
-  fs::rename(partial, file);
+  replace_text_file(recipe.output_dir / kRecipeFile, to_yaml(recipe));
 }
 
 }  // namespace ossature

@@ -41,16 +41,14 @@ void check_patterns(const std::string& key, const Map& patterns, const Lora& lor
 }
 
 Lora new_adapter(const LoraOptions& options, const ModelConfig& model, std::uint64_t seed, at::Device device) {
-  const LoraConfig config = config_of(options);
   try {
-    static_cast<void>(lora_targets(config, model));
+    Lora lora(config_of(options), model, seed, device);
+    check_patterns("rank_pattern", options.rank_pattern, lora);
+    check_patterns("alpha_pattern", options.alpha_pattern, lora);
+    return lora;
   } catch (const CheckpointError& error) {  // of a configuration, here the recipe's own
     throw RecipeError(error.what());
   }
-  Lora lora(config, model, seed, device);
-  check_patterns("rank_pattern", options.rank_pattern, lora);
-  check_patterns("alpha_pattern", options.alpha_pattern, lora);
-  return lora;
 }
 
 /// The adapter of lora.init_from keeps its own shape and scaling; a recipe that asks for others is a mistake.
