@@ -21,6 +21,10 @@ struct Message {
   std::optional<ToolCall> tool_call;
   bool content_is_json = false;  // content is JSON text rather than a string (results of tools)
   std::string name;              // of a tool: the function that answers; "" if the data does not say
+  // Of the header, "" = not given; only the renderer "harmony" takes them.
+  std::string channel;       // analysis | commentary | final, or another that the data names
+  std::string recipient;     // "functions.f", "browser.search", "assistant", "all"
+  std::string content_type;  // "<|constrain|>json", "json", "code"
   float weight = 1.0f;           // of the tokens that the assistant generates, in the loss
 };
 
