@@ -25,7 +25,7 @@ struct Message {
   std::string channel;       // analysis | commentary | final, or another that the data names
   std::string recipient;     // "functions.f", "browser.search", "assistant", "all"
   std::string content_type;  // "<|constrain|>json", "json", "code"
-  float weight = 1.0f;           // of the tokens that the assistant generates, in the loss
+  float weight = 1.0f;       // of the tokens that the assistant generates, in the loss
 };
 
 struct Conversation {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "data/harmony.h"
+#include "tests/data/spelled_tokens.h"
 
 namespace ossature {
 namespace {
@@ -13,26 +14,10 @@ const Harmony& fixture_harmony() {
   return harmony;
 }
 
-/// Tokens of a text in which special tokens are spelled out, as a model generates them.
-std::vector<std::int32_t> tokens_of(std::string_view text) {
-  const Tokenizer& tokenizer = fixture_harmony().tokenizer();
-  std::vector<std::int32_t> tokens;
-  while (!text.empty()) {
-    const auto begin = std::min(text.find("<|"), text.size());
-    tokenizer.encode(text.substr(0, begin), tokens);
-    text.remove_prefix(begin);
-    if (text.empty()) break;
-    const auto size = text.find("|>") + 2;
-    tokens.push_back(tokenizer.special(text.substr(0, size)).value());
-    text.remove_prefix(size);
-  }
-  return tokens;
-}
-
 /// Each message as "channel|recipient|content", with "..." if it is cut.
 std::vector<std::string> parsed(std::string_view text) {
   std::vector<std::string> result;
-  for (const auto& m : parse_reply(fixture_harmony().tokenizer(), tokens_of(text))) {
+  for (const auto& m : parse_reply(fixture_harmony().tokenizer(), tokens_of(fixture_harmony().tokenizer(), text))) {
     result.push_back(m.channel + "|" + m.recipient + "|" + m.content + (m.complete ? "" : "..."));
   }
   return result;
@@ -94,7 +79,7 @@ TEST(HarmonyReply, TextOutsideOfTheFormatIsContent) {
 
 TEST(HarmonyReply, IdsWithoutTokenSurvive) {
   const Tokenizer& tokenizer = fixture_harmony().tokenizer();
-  auto tokens = tokens_of("<|channel|>final<|message|>a");
+  auto tokens = tokens_of(tokenizer, "<|channel|>final<|message|>a");
   for (const std::int32_t id : {-1, INT32_MIN, INT32_MAX, static_cast<std::int32_t>(tokenizer.vocab_size())}) {
     tokens.push_back(id);
     tokens.insert(tokens.begin(), id);
@@ -108,7 +93,8 @@ TEST(HarmonyReply, IdsWithoutTokenSurvive) {
 TEST(HarmonyReply, ContentOfAChannelLeavesOutCalls) {
   const auto messages =
       parse_reply(fixture_harmony().tokenizer(),
-                  tokens_of("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>analysis "
+                  tokens_of(fixture_harmony().tokenizer(),
+                            "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>analysis "
                             "to=python<|message|>no<|end|><|start|>assistant<|channel|>analysis<|message|>b<|end|>"));
   EXPECT_EQ(content_of(messages, "analysis"), "ab");
   EXPECT_EQ(content_of(messages, "final"), "");
