@@ -171,6 +171,18 @@ std::optional<DataFormat> data_format(std::string_view name) {
   throw DataError("format \"" + std::string(name) + "\"; expected auto, messages, prompt-completion or text");
 }
 
+void SampleParser::detect(const std::vector<Record>&) {}
+
+Sample SampleParser::parse(const Record& record) const {
+  try {
+    if (!record.error.empty()) throw DataError(record.error);
+    if (record.is_plain_text) return record.text;
+    return parse_sample(record.text, options_.format);
+  } catch (const DataError& error) {
+    throw DataError(record.place() + ": " + error.what());
+  }
+}
+
 Sample parse_sample(std::string_view line, std::optional<DataFormat> format) {
   Json json;
   try {
@@ -186,6 +198,8 @@ Sample parse_sample(std::string_view line, std::optional<DataFormat> format) {
       return question_and_answer(json);
     case DataFormat::kText:
       return string_of(json.value("text", Json()), "\"text\"");
+    default:
+      throw DataError("this dialect is not read yet");
   }
   throw std::logic_error("unknown format");
 }

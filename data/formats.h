@@ -1,35 +1,64 @@
-// The dialects of training data in JSON lines.
+// The dialects of training data: records -> samples.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <variant>
+#include <vector>
 
 #include "data/conversation.h"
 #include "data/data_error.h"
+#include "data/records.h"
 
 namespace ossature {
 
 enum class DataFormat {
   kMessages,          // {"messages": [{"role": ..., "content": ...}], "tools": [...], "reasoning_effort": ...}
-  kPromptCompletion,  // {"prompt": "...", "completion": "..."}: the user's question and its answer; or two lists of
+  kShareGpt,          // {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}
+  kAlpaca,            // {"instruction": "...", "input": "...", "output": "..."}
+  kPromptCompletion,  // {"prompt": "...", "completion": "..."}: the user's question and its answer; or lists of
                       // messages
-  kText,              // {"text": "..."}: plain text, learned whole
+  kText,              // {"text": "..."}, or a text file: plain text, learned whole
+  kHarmony,           // {"harmony": "<|start|>..."}, or such a "text" or text file: rendered already
 };
 
-/// The format of that name ("messages", "prompt-completion", "text"); nullopt for "auto". Throws DataError for another
-/// name.
+/// The format of that name ("messages", "sharegpt", "alpaca", "prompt-completion", "text", "harmony"); nullopt for
+/// "auto". Throws DataError for another name.
 [[nodiscard]] std::optional<DataFormat> data_format(std::string_view name);
 
-/// A sample before it is rendered: a conversation, or plain text.
-using Sample = std::variant<Conversation, std::string>;
+/// Text that is rendered in harmony's markup already, special tokens and all.
+struct HarmonyText {
+  std::string text;
+};
 
-/// Reads one JSON line; without `format` its keys tell. A message of the assistant may carry "thinking" (or
-/// "reasoning_content"), "tool_calls" (one), and "weight" (a number) or "train" (a boolean): its weight in the loss.
-/// Beside the messages may stand "tools", "builtin_tools", "reasoning_effort", "model_identity" and "date"; other keys
-/// are not looked at. Arguments of a call may be an object or the JSON text of one; content may be a string or a list
-/// of text parts. Throws DataError saying what is wrong (not where: the caller knows).
-[[nodiscard]] Sample parse_sample(std::string_view line, std::optional<DataFormat> format);
+/// A sample before it is rendered: a conversation, plain text, or rendered text.
+using Sample = std::variant<Conversation, std::string, HarmonyText>;
+
+struct FormatOptions {
+  std::optional<DataFormat> format;  // nullopt: the first record of each file tells
+};
+
+/// Turns records into samples. What keys each dialect takes stands in data/README.md.
+class SampleParser {
+ public:
+  explicit SampleParser(FormatOptions options = {}) : options_(std::move(options)) {}
+
+  /// To be called with the records in their order before they are parsed: finds the dialect of each file that is new. A
+  /// file has one dialect, that of its first record that has any.
+  void detect(const std::vector<Record>& records);
+
+  /// Throws DataError "file:line: ..." saying what is wrong. Any number of threads may parse at once.
+  [[nodiscard]] Sample parse(const Record& record) const;
+
+ private:
+  FormatOptions options_;
+  std::unordered_map<std::string, DataFormat> formats_;  // by file
+};
+
+/// One JSON text as a sample, its dialect told by its keys unless `format` is given. Throws DataError without a place.
+[[nodiscard]] Sample parse_sample(std::string_view json, std::optional<DataFormat> format = std::nullopt);
 
 }  // namespace ossature

@@ -3,89 +3,41 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
-#include <fstream>
 #include <future>
 #include <memory>
 #include <thread>
 
 #include "data/harmony.h"
+#include "data/records.h"
 #include "data/token_file.h"
 
 namespace ossature {
 namespace {
 
-/// Lines handled at once: at most so many, and about so many bytes.
-constexpr std::size_t kBlockLines = 4096;
+/// Records handled at once: at most so many, and about so many bytes.
+constexpr std::size_t kBlockRecords = 4096;
 constexpr std::size_t kBlockBytes = 4 << 20;
 
-struct Line {
-  std::string text;
-  std::string source;  // "chats.jsonl:12"
-};
-
-/// The non-empty lines of several files, one after the other.
-class LineReader {
- public:
-  explicit LineReader(std::vector<std::filesystem::path> files) : files_(std::move(files)) {}
-
-  [[nodiscard]] std::vector<Line> next_block() {
-    std::vector<Line> block;
-    std::size_t bytes = 0;
-    while (block.size() < kBlockLines && bytes < kBlockBytes) {
-      if (!in_.is_open() && !open_next()) break;
-      std::string text;
-      if (!std::getline(in_, text)) {
-        if (in_.bad()) throw DataError(path_.string() + ": cannot be read");
-        in_.close();
-        continue;
-      }
-      ++number_;
-      if (text.find_first_not_of(" \t\r") == std::string::npos) continue;
-      bytes += text.size();
-      block.push_back({std::move(text), path_.string() + ":" + std::to_string(number_)});
-    }
-    return block;
-  }
-
- private:
-  bool open_next() {
-    if (file_ == files_.size()) return false;
-    path_ = files_[file_++];
-    number_ = 0;
-    in_.clear();
-    in_.open(path_, std::ios::binary);
-    if (!in_ || std::filesystem::is_directory(path_))
-      throw DataError(path_.string() + ": cannot be opened; expected a file of JSON lines");
-    return true;
-  }
-
-  std::vector<std::filesystem::path> files_;
-  std::size_t file_ = 0;
-  std::filesystem::path path_;
-  std::ifstream in_;
-  std::int64_t number_ = 0;
-};
-
-RenderedSample render(const Line& line, const Harmony& harmony, std::optional<DataFormat> format) {
+RenderedSample render(const Record& record, const Harmony& harmony, const SampleParser& parser) {
+  const Sample sample = parser.parse(record);
   try {
-    const Sample sample = parse_sample(line.text, format);
     if (const auto* conversation = std::get_if<Conversation>(&sample)) return harmony.render(*conversation);
     return harmony.render_text(std::get<std::string>(sample));
   } catch (const DataError& error) {
-    throw DataError(line.source + ": " + error.what());
+    throw DataError(record.place() + ": " + error.what());
   }
 }
 
 /// Renders a block on several threads. The first line that fails decides the error, whatever thread met it.
-std::vector<RenderedSample> render_block(const std::vector<Line>& block, const Harmony& harmony,
-                                         std::optional<DataFormat> format, int num_threads) {
+std::vector<RenderedSample> render_block(const std::vector<Record>& block, const Harmony& harmony,
+                                         const SampleParser& parser, int num_threads) {
   std::vector<RenderedSample> samples(block.size());
   std::vector<std::exception_ptr> failures(block.size());
   std::atomic<std::size_t> next{0};
   const auto work = [&] {
     for (std::size_t i = next++; i < block.size(); i = next++) {
       try {
-        samples[i] = render(block[i], harmony, format);
+        samples[i] = render(block[i], harmony, parser);
       } catch (...) {
         failures[i] = std::current_exception();
       }
@@ -153,11 +105,13 @@ PrepareSummary prepare(const PrepareOptions& options, const std::function<void(s
     validation = std::make_unique<TokenFileWriter>(options.validation_out, tokenizer.vocab_size(), tokenizer.sha256());
   }
   PrepareSummary summary;
-  LineReader reader(options.inputs);
-  std::vector<Line> block, next;
+  RecordReader reader(options.inputs);
+  SampleParser parser({.format = options.format});
+  std::vector<Record> block, next;
   const auto render_next = [&] {
-    next = reader.next_block();
-    return std::async(std::launch::async, [&] { return render_block(next, harmony, options.format, num_threads); });
+    next = reader.next_block(kBlockRecords, kBlockBytes);
+    parser.detect(next);
+    return std::async(std::launch::async, [&] { return render_block(next, harmony, parser, num_threads); });
   };
   // One block is rendered while the one before it is written.
   for (auto rendered = render_next();;) {
@@ -167,14 +121,14 @@ PrepareSummary prepare(const PrepareOptions& options, const std::function<void(s
     rendered = render_next();
     for (std::size_t i = 0; i < samples.size(); ++i) {
       const bool is_validation = validation && share_of(block[i].text) < options.validation;
-      (is_validation ? *validation : train).add(samples[i].tokens, samples[i].loss_weights, block[i].source);
+      (is_validation ? *validation : train).add(samples[i].tokens, samples[i].loss_weights, block[i].place());
       count(samples[i], is_validation ? summary.validation : summary.train);
     }
     if (progress) progress(summary.train.samples + summary.validation.samples);
   }
   if (summary.train.samples == 0) {
     throw DataError("no sample for " + options.out.string() +
-                    "; the inputs have no line that is not empty, or all went to validation");
+                    "; the inputs have no record that is not empty, or all went to validation");
   }
   train.finish();
   if (validation) validation->finish();

@@ -201,7 +201,7 @@ TEST_F(PrepareTest, ErrorsOfEveryKindNameTheLine) {
     EXPECT_EQ(message.rfind(input.string() + ":3: ", 0), 0u) << message;
     EXPECT_NE(message.find(part), std::string::npos) << message;
   };
-  expect("{\"text\": \"\xff\"}", "not JSON");
+  expect("{\"text\": \"\xff\"}", "not UTF-8 at byte 11: 0xFF");
   expect("plain words", "not JSON");
   expect("[1, 2]", "not a JSON object");
   expect(R"({"message": []})", "keys message");
