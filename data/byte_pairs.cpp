@@ -3,15 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <climits>
 #include <queue>
 #include <tuple>
 
 namespace ossature {
 namespace {
 
-/// Words up to this many bytes are merged by plain search, which is faster for them than a heap.
-constexpr std::size_t kShort = 48;
+/// Words up to this many bytes are merged by plain search, which is faster for them than a heap. At most 64.
+constexpr std::size_t kShort = 64;
 
 std::uint64_t key_of(std::int32_t left, std::int32_t right) {
   return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 | static_cast<std::uint32_t>(right);
@@ -48,32 +47,45 @@ void BytePairs::encode(std::string_view word, std::vector<std::int32_t>& ids) co
 }
 
 void BytePairs::encode_short(std::string_view word, std::vector<std::int32_t>& ids) const {
-  struct Part {
-    std::int32_t id, rank, result;  // rank and result of the merge with the next part; INT_MAX: none
+  // A part is known by its first byte. order[i]: rank of the merge of part i with the next, then i, so that the least
+  // is the merge to make; kNoMerge where there is none.
+  constexpr std::uint32_t kNoMerge = UINT32_MAX;
+  static_assert(kMostMerges << 6 <= kNoMerge >> 1);
+  std::array<std::uint32_t, kShort> order;
+  std::array<std::int32_t, kShort> id, result;
+  const std::size_t size = word.size();
+  std::uint64_t parts = ~std::uint64_t{0} >> (64 - size);  // bit i: a part begins at byte i
+  const auto look = [&](std::size_t i, std::size_t next) {
+    const Entry* entry = find(id[i], id[next]);
+    order[i] =
+        entry != nullptr ? static_cast<std::uint32_t>(entry->rank) << 6 | static_cast<std::uint32_t>(i) : kNoMerge;
+    result[i] = entry != nullptr ? entry->result : 0;
   };
-  std::array<Part, kShort> parts;
-  std::size_t count = word.size();
-  const auto look = [&](std::size_t i) {
-    const Entry* entry = i + 1 < count ? find(parts[i].id, parts[i + 1].id) : nullptr;
-    parts[i].rank = entry != nullptr ? entry->rank : INT_MAX;
-    parts[i].result = entry != nullptr ? entry->result : 0;
-  };
-  for (std::size_t i = 0; i < count; ++i) parts[i].id = byte_ids_[static_cast<unsigned char>(word[i])];
-  for (std::size_t i = 0; i < count; ++i) look(i);
-  while (count > 1) {
-    std::size_t best = 0;
-    for (std::size_t i = 1; i + 1 < count; ++i) {
-      if (parts[i].rank < parts[best].rank) best = i;
+  for (std::size_t i = 0; i < size; ++i) id[i] = byte_ids_[static_cast<unsigned char>(word[i])];
+  for (std::size_t i = 0; i + 1 < size; ++i) look(i, i + 1);
+  order[size - 1] = kNoMerge;
+  while (true) {
+    std::uint32_t least = kNoMerge;
+    for (std::size_t i = 0; i < size; ++i) least = std::min(least, order[i]);
+    if (least == kNoMerge) break;
+    const std::size_t at = least & 63;
+    const auto after = [&](std::size_t i) { return parts & ~std::uint64_t{1} << i; };  // parts behind i
+    const auto gone = static_cast<std::size_t>(std::countr_zero(after(at)));
+    parts &= ~(std::uint64_t{1} << gone);
+    id[at] = result[at];
+    order[gone] = kNoMerge;
+    if (const std::uint64_t behind = after(at); behind != 0) {
+      look(at, static_cast<std::size_t>(std::countr_zero(behind)));
+    } else {
+      order[at] = kNoMerge;
     }
-    if (parts[best].rank == INT_MAX) break;
-    parts[best].id = parts[best].result;
-    std::copy(parts.begin() + static_cast<std::ptrdiff_t>(best) + 2, parts.begin() + static_cast<std::ptrdiff_t>(count),
-              parts.begin() + static_cast<std::ptrdiff_t>(best) + 1);
-    --count;
-    look(best);
-    if (best > 0) look(best - 1);
+    if (const std::uint64_t before = parts & ((std::uint64_t{1} << at) - 1); before != 0) {
+      look(63 - static_cast<std::size_t>(std::countl_zero(before)), at);
+    }
   }
-  for (std::size_t i = 0; i < count; ++i) ids.push_back(parts[i].id);
+  for (std::uint64_t left = parts; left != 0; left &= left - 1) {
+    ids.push_back(id[static_cast<std::size_t>(std::countr_zero(left))]);
+  }
 }
 
 void BytePairs::encode_long(std::string_view word, std::vector<std::int32_t>& ids) const {

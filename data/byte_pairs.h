@@ -15,8 +15,11 @@ struct Merge {
 /// Immutable, safe to share between threads.
 class BytePairs {
  public:
-  /// `byte_ids`: the id of each byte's token, [256]. `merges`, most important first; of equal pairs the last counts, as
-  /// in the tokenizers library.
+  /// A rank and a position in a short word fit into 32 bits.
+  static constexpr std::uint32_t kMostMerges = 1 << 24;
+
+  /// `byte_ids`: the id of each byte's token, [256]. `merges`, at most kMostMerges, most important first; of equal
+  /// pairs the last counts, as in the tokenizers library.
   BytePairs(std::vector<std::int32_t> byte_ids, const std::vector<Merge>& merges);
 
   /// Appends the ids of `word`: the merge of lowest rank, leftmost among equals, again and again. Time grows as n log

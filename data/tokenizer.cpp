@@ -1,11 +1,16 @@
 #include "data/tokenizer.h"
 
+#include <atomic>
 #include <stdexcept>
 #include <unordered_map>
 
 #include "data/byte_pairs.h"
+#include "data/o200k_splitter.h"
 #include "data/split_regex.h"
 #include "data/tokenizer_file.h"
+#include "data/utf8.h"
+#include "data/word_cache.h"
+#include "data/word_table.h"
 
 namespace ossature {
 namespace {
@@ -34,12 +39,46 @@ SplitRegex compile(const std::string& pattern, const std::filesystem::path& path
 
 struct Tokenizer::Tables {
   std::vector<std::string> tokens;  // by id
-  Ids words;                        // views of `tokens`, without special tokens
+  WordTable words;                  // views of `tokens`, without special tokens; empty if merges are never ignored
   Ids specials;                     // views of `tokens`
+  std::optional<O200kSplitter> splitter;  // or else `pattern` splits
   SplitRegex pattern;
   BytePairs pairs;
-  bool ignore_merges;
   std::string sha256;
+  std::uint64_t number;  // no two have the same
+
+  void encode_word(std::string_view word, std::vector<std::int32_t>& ids) const {
+    const std::int32_t whole = words.find(word);
+    if (whole != WordTable::kNone) {
+      ids.push_back(whole);
+    } else {
+      pairs.encode(word, ids);
+    }
+  }
+
+  void encode(std::string_view text, WordCache& cache, std::vector<std::int32_t>& ids) const {
+    for (std::size_t begin = 0; begin < text.size();) {
+      const std::size_t end = splitter->end_of_word(text, begin);
+      const std::string_view word = text.substr(begin, end - begin);
+      if (word.size() > WordCache::kLongestWord) {
+        encode_word(word, ids);
+      } else {
+        const WordCache::Key key = WordCache::key_of(word, text.size() - begin);
+        if (const WordCache::Entry* known = cache.find(key)) {
+          ids.insert(ids.end(), known->ids.begin(), known->ids.begin() + known->count);
+        } else {
+          const std::size_t before = ids.size();
+          encode_word(word, ids);
+          if (const std::size_t count = ids.size() - before; count <= WordCache::kMostIds) {
+            WordCache::Entry& entry = cache.insert(key);
+            entry.count = static_cast<std::int32_t>(count);
+            std::copy(ids.begin() + static_cast<std::ptrdiff_t>(before), ids.end(), entry.ids.begin());
+          }
+        }
+      }
+      begin = end;
+    }
+  }
 };
 
 Tokenizer Tokenizer::load(const std::filesystem::path& path) {
@@ -55,6 +94,8 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
     const char c = static_cast<char>(byte);
     byte_ids[static_cast<std::size_t>(byte)] = words.at(std::string_view(&c, 1));
   }
+  if (file.merges.size() > BytePairs::kMostMerges)
+    throw DataError(file_path.string() + ": it has more than 2^24 merges");
   std::vector<Merge> merges;
   merges.reserve(file.merges.size());
   std::string both;
@@ -62,10 +103,17 @@ Tokenizer Tokenizer::load(const std::filesystem::path& path) {
     both.assign(left).append(right);
     merges.push_back({id_of(words, left, file_path), id_of(words, right, file_path), id_of(words, both, file_path)});
   }
+  WordTable whole(file.ignore_merges ? words.size() : 0);
+  if (file.ignore_merges) {
+    for (const auto& [bytes, id] : words) whole.add(bytes, id);
+  }
+  static std::atomic<std::uint64_t> loaded{0};
   // Moving the vector of tokens leaves its strings, and so the views, where they are.
   return Tokenizer(std::make_shared<const Tables>(
-      Tables{std::move(file.tokens), std::move(words), std::move(specials), compile(file.word_pattern, file_path),
-             BytePairs(std::move(byte_ids), merges), file.ignore_merges, std::move(file.sha256)}));
+      Tables{std::move(file.tokens), std::move(whole), std::move(specials),
+             O200kSplitter::knows(file.word_pattern) ? std::optional<O200kSplitter>(std::in_place) : std::nullopt,
+             compile(file.word_pattern, file_path), BytePairs(std::move(byte_ids), merges), std::move(file.sha256),
+             ++loaded}));
 }
 
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
@@ -75,14 +123,16 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
 }
 
 void Tokenizer::encode(std::string_view text, std::vector<std::int32_t>& ids) const {
-  tables_->pattern.split(text, [&](std::string_view word) {
-    const auto whole = tables_->ignore_merges ? tables_->words.find(word) : tables_->words.end();
-    if (whole != tables_->words.end()) {
-      ids.push_back(whole->second);
-    } else {
-      tables_->pairs.encode(word, ids);
-    }
-  });
+  if (!tables_->splitter) {
+    tables_->pattern.split(text, [&](std::string_view word) { tables_->encode_word(word, ids); });
+    return;
+  }
+  if (const std::size_t valid = valid_utf8_prefix(text); valid != text.size()) {
+    throw DataError("text is not UTF-8: byte " + std::to_string(valid) + "; convert the file to UTF-8");
+  }
+  thread_local WordCache cache;
+  cache.belong_to(tables_->number);
+  tables_->encode(text, cache, ids);
 }
 
 std::string Tokenizer::decode(std::span<const std::int32_t> ids) const {
