@@ -110,7 +110,7 @@ void read_settings(const Json& json, Conversation& conversation) {
     if (const Json value = json.value(key, Json()); !value.is_null()) *member = string_of(value, key);
   }
   const std::string& effort = conversation.reasoning_effort;
-  if (effort != "low" && effort != "medium" && effort != "high") {
+  if (!effort.empty() && effort != "low" && effort != "medium" && effort != "high") {
     throw DataError("reasoning_effort is \"" + effort + "\"; expected low, medium or high");
   }
   if (const Json date = json.value("date", Json()); !date.is_null()) conversation.date = string_of(date, "date");

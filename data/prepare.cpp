@@ -21,7 +21,7 @@ constexpr std::size_t kBlockBytes = 4 << 20;
 RenderedSample render(const Record& record, const Harmony& harmony, const SampleParser& parser) {
   const Sample sample = parser.parse(record);
   try {
-    if (const auto* conversation = std::get_if<Conversation>(&sample)) return harmony.render(*conversation);
+    if (const auto* conversation = std::get_if<Conversation>(&sample)) return harmony.render(*conversation).front();
     return harmony.render_text(std::get<std::string>(sample));
   } catch (const DataError& error) {
     throw DataError(record.place() + ": " + error.what());

@@ -112,7 +112,7 @@ TEST(HarmonyReply, TakesApartWhatHarmonyRenders) {
     Conversation question = conversation;
     question.messages.pop_back();
     const auto prompt = harmony.render_prompt(question);
-    const auto whole = harmony.render(conversation).tokens;
+    const auto whole = harmony.render(conversation).front().tokens;
     EXPECT_TRUE(std::equal(prompt.begin(), prompt.end(), whole.begin()));
     return parse_reply(harmony.tokenizer(), std::span(whole).subspan(prompt.size()));
   };

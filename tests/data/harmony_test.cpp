@@ -44,6 +44,12 @@ const Harmony& fixture_harmony() {
   return harmony;
 }
 
+RenderedSample render_one(const Harmony& harmony, const Conversation& conversation) {
+  std::vector<RenderedSample> samples = harmony.render(conversation);
+  EXPECT_EQ(samples.size(), 1u);
+  return std::move(samples.front());
+}
+
 TEST(Harmony, EqualsTheChatTemplateOnOurFixture) {
   const Harmony& harmony = fixture_harmony();
   std::ifstream in(kFixtures / "chat.jsonl");
@@ -51,7 +57,7 @@ TEST(Harmony, EqualsTheChatTemplateOnOurFixture) {
   for (std::string line; std::getline(in, line); ++count) {
     const json golden = json::parse(line);
     const Conversation conversation = conversation_of(line);
-    const RenderedSample sample = harmony.render(conversation);
+    const RenderedSample sample = render_one(harmony, conversation);
     EXPECT_EQ(harmony.tokenizer().decode(sample.tokens), golden["text"].get<std::string>());
     EXPECT_EQ(sample.tokens, golden["ids"].get<std::vector<std::int32_t>>());
     EXPECT_EQ(edges_of(sample.loss_weights), golden["learned"].get<std::vector<std::size_t>>()) << golden["text"];
@@ -82,7 +88,7 @@ TEST(Harmony, EqualsTheChatTemplateOnO200kHarmony) {
     json golden = json::parse(line);
     const Harmony harmony(tokenizer, golden["date"].get<std::string>());
     golden.erase("date");
-    const RenderedSample sample = harmony.render(conversation_of(line));
+    const RenderedSample sample = render_one(harmony, conversation_of(line));
     EXPECT_EQ(tokenizer.decode(sample.tokens), golden["text"].get<std::string>());
     EXPECT_EQ(sample.tokens, golden["ids"].get<std::vector<std::int32_t>>());
     EXPECT_EQ(sample.loss_weights, without_turn_headers(golden["assistant_mask"].get<std::vector<int>>(), 2));
@@ -92,15 +98,17 @@ TEST(Harmony, EqualsTheChatTemplateOnO200kHarmony) {
 
 TEST(Harmony, LearnsWhatTheAssistantGenerates) {
   const Harmony& harmony = fixture_harmony();
-  const RenderedSample sample = harmony.render(conversation_of(
-      R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "thinking": "t", "content": "a"}]})"));
+  const RenderedSample sample = render_one(
+      harmony,
+      conversation_of(
+          R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "thinking": "t", "content": "a"}]})"));
   EXPECT_EQ(learned_text(harmony, sample),
             "<|channel|>analysis<|message|>t<|end|><|start|>assistant<|channel|>final<|message|>a<|return|>");
 }
 
 TEST(Harmony, WeightsAreThoseOfTheMessages) {
   const Harmony& harmony = fixture_harmony();
-  const RenderedSample sample = harmony.render(conversation_of(R"({"messages": [{"role": "user", "content": "q"},
+  const RenderedSample sample = render_one(harmony, conversation_of(R"({"messages": [{"role": "user", "content": "q"},
       {"role": "assistant", "content": "no", "train": false}, {"role": "user", "content": "r"},
       {"role": "assistant", "content": "half", "weight": 0.5}, {"role": "user", "content": "s"}, {"role": "assistant", "content": "yes"}]})"));
   EXPECT_EQ(learned_text(harmony, sample), "<|channel|>final<|message|>yes<|return|>");
@@ -109,7 +117,7 @@ TEST(Harmony, WeightsAreThoseOfTheMessages) {
 
 TEST(Harmony, CountsLearnedTokensByChannel) {
   const Harmony& harmony = fixture_harmony();
-  const RenderedSample sample = harmony.render(conversation_of(R"({"messages": [{"role": "user", "content": "q"},
+  const RenderedSample sample = render_one(harmony, conversation_of(R"({"messages": [{"role": "user", "content": "q"},
       {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}, {"role": "tool", "content": "r"},
       {"role": "assistant", "thinking": "t", "content": "a"}]})"));
   std::int64_t learned = 0;
