@@ -1,8 +1,13 @@
 #include "data/hdf5.h"
 
+#include <libdeflate.h>
+
 #include <algorithm>
+#include <cstring>
+#include <vector>
 
 #include "data/data_error.h"
+#include "data/fletcher32.h"
 
 namespace ossature::hdf5 {
 namespace {
@@ -138,31 +143,102 @@ bool read_column(const Column& column, std::int64_t first, std::int64_t count, h
          H5Dread(column.dataset.get(), memory_type, memory.get(), space.get(), H5P_DEFAULT, out) >= 0;
 }
 
-Column create_column(const Handle& file, const char* name, hid_t stored_type) {
-  const hsize_t none = 0, unlimited = H5S_UNLIMITED;
-  const hsize_t chunk = kChunkElements * 4 / std::max<hsize_t>(4, H5Tget_size(stored_type));
+struct ColumnWriter::State {
+  struct CompressorDeleter {
+    void operator()(libdeflate_compressor* compressor) const { libdeflate_free_compressor(compressor); }
+  };
+  static constexpr int kLevel = 1;
+
+  Handle dataset;
+  std::size_t element_size = 0;
+  std::int64_t chunk = 0, length = 0;
+  std::vector<std::byte> open_chunk;  // values that do not fill a chunk yet
+  std::unique_ptr<libdeflate_compressor, CompressorDeleter> compressor{libdeflate_alloc_compressor(kLevel)};
+  std::vector<std::vector<std::byte>> stored;  // chunks made and not yet written
+  std::int64_t num_written = 0;                // chunks
+
+  [[nodiscard]] std::size_t chunk_bytes() const { return static_cast<std::size_t>(chunk) * element_size; }
+
+  /// A whole chunk as HDF5's filters would leave it.
+  void compress(const std::byte* values) {
+    std::vector<std::byte> bytes(libdeflate_zlib_compress_bound(compressor.get(), chunk_bytes()) + 4);
+    const std::size_t size =
+        libdeflate_zlib_compress(compressor.get(), values, chunk_bytes(), bytes.data(), bytes.size() - 4);
+    const std::uint32_t sum = fletcher32(bytes.data(), size);
+    std::memcpy(bytes.data() + size, &sum, 4);
+    bytes.resize(size + 4);
+    bytes.shrink_to_fit();
+    stored.push_back(std::move(bytes));
+  }
+  bool write() {
+    const auto lock = lock_library();
+    const auto total = static_cast<hsize_t>(length);
+    if (!dataset.is_valid() || H5Dset_extent(dataset.get(), &total) < 0) return false;
+    for (const auto& bytes : stored) {
+      const auto start = static_cast<hsize_t>(num_written++ * chunk);
+      if (H5Dwrite_chunk(dataset.get(), H5P_DEFAULT, 0, &start, bytes.size(), bytes.data()) < 0) return false;
+    }
+    stored.clear();
+    return true;
+  }
+};
+
+ColumnWriter::ColumnWriter(const Handle& file, const char* name, hid_t stored_type, std::int64_t chunk)
+    : state_(std::make_unique<State>()) {
+  const auto lock = lock_library();
+  const hsize_t none = 0, unlimited = H5S_UNLIMITED, chunk_size = static_cast<hsize_t>(chunk);
   const Handle space(H5Screate_simple(1, &none, &unlimited), H5Sclose);
   const Handle properties(H5Pcreate(H5P_DATASET_CREATE), H5Pclose);
-  H5Pset_chunk(properties.get(), 1, &chunk);
-  H5Pset_deflate(properties.get(), 1);
+  H5Pset_chunk(properties.get(), 1, &chunk_size);
+  H5Pset_deflate(properties.get(), State::kLevel);
   H5Pset_fletcher32(properties.get());
   H5Pset_obj_track_times(properties.get(), false);
-  Column column;
-  column.chunk = static_cast<std::int64_t>(chunk);
-  column.dataset = Handle(
+  state_->element_size = H5Tget_size(stored_type);
+  state_->chunk = chunk;
+  state_->dataset = Handle(
       H5Dcreate2(file.get(), name, stored_type, space.get(), H5P_DEFAULT, properties.get(), H5P_DEFAULT), H5Dclose);
-  return column;
 }
 
-bool append_column(Column& column, std::int64_t count, hid_t memory_type, const void* values) {
-  if (count == 0) return true;
-  const auto start = static_cast<hsize_t>(column.length), size = static_cast<hsize_t>(count), total = start + size;
-  if (!column.dataset.is_valid() || H5Dset_extent(column.dataset.get(), &total) < 0) return false;
-  const Handle space(H5Dget_space(column.dataset.get()), H5Sclose);
-  const Handle memory(H5Screate_simple(1, &size, nullptr), H5Sclose);
-  column.length += count;
-  return H5Sselect_hyperslab(space.get(), H5S_SELECT_SET, &start, nullptr, &size, nullptr) >= 0 &&
-         H5Dwrite(column.dataset.get(), memory_type, memory.get(), space.get(), H5P_DEFAULT, values) >= 0;
+ColumnWriter::~ColumnWriter() {
+  if (!state_) return;
+  const auto lock = lock_library();
+  state_.reset();
+}
+ColumnWriter::ColumnWriter(ColumnWriter&&) noexcept = default;
+ColumnWriter& ColumnWriter::operator=(ColumnWriter&&) noexcept = default;
+
+bool ColumnWriter::append(std::int64_t count, const void* values) {
+  State& s = *state_;
+  const auto* begin = static_cast<const std::byte*>(values);
+  const std::byte* end = begin + static_cast<std::size_t>(count) * s.element_size;
+  s.length += count;
+  while (begin < end) {
+    const auto left = static_cast<std::size_t>(end - begin);
+    if (s.open_chunk.empty() && left >= s.chunk_bytes()) {
+      s.compress(begin);
+      begin += s.chunk_bytes();
+      continue;
+    }
+    const std::byte* stop = begin + std::min(left, s.chunk_bytes() - s.open_chunk.size());
+    s.open_chunk.insert(s.open_chunk.end(), begin, stop);
+    begin = stop;
+    if (s.open_chunk.size() < s.chunk_bytes()) continue;
+    s.compress(s.open_chunk.data());
+    s.open_chunk.clear();
+  }
+  return s.stored.empty() || s.write();
+}
+
+bool ColumnWriter::finish() {
+  State& s = *state_;
+  if (!s.open_chunk.empty()) {
+    s.open_chunk.resize(s.chunk_bytes());  // HDF5 fills up a last chunk with zeros
+    s.compress(s.open_chunk.data());
+    s.open_chunk.clear();
+  }
+  const bool ok = s.write();
+  const auto lock = lock_library();
+  return s.dataset.reset() && ok;
 }
 
 }  // namespace ossature::hdf5

@@ -13,13 +13,14 @@
 
 namespace ossature {
 
-/// Reads a token file. Opening checks all of its structure (attributes, types, sizes, offsets) but no token; tokens and
-/// weights are checked as they are read, since anyone may write such a file: their values, and the file's own checksums
-/// where it has them, for which the whole block of 1 Mi tokens around a place is read the first time. Safe to use from
-/// several threads: calls wait for each other, as HDF5 itself does.
+/// Reads a token file, whoever wrote it. HDF5 opens it in a child process, which tells where the parts lie; they are
+/// read and decoded here, without HDF5. Opening checks all of the structure (attributes, types, sizes, offsets) but no
+/// token; tokens and weights are checked as they are read: their values, and the file's own checksums where it has
+/// them, for which the whole block of 1 Mi tokens around a place is read the first time (verify() before reading at
+/// random spares that). Several threads may read, and do so at the same time.
 class TokenFileReader {
  public:
-  /// Throws DataError if the file cannot be opened or breaks the format.
+  /// Throws DataError if the file breaks the format or HDF5 crashes on it, std::system_error if it cannot be read.
   explicit TokenFileReader(const std::filesystem::path& path);
   ~TokenFileReader();
   TokenFileReader(const TokenFileReader&) = delete;
@@ -42,8 +43,11 @@ class TokenFileReader {
   /// Where sample `s` came from ("chats.jsonl:12"); "sample 3", counted from 0, where the file does not say.
   [[nodiscard]] std::string sample_source(std::int64_t s) const;
 
-  /// Reads everything, so that damage anywhere shows now. Throws DataError naming the damaged part.
+  /// Reads everything, on several threads, so that damage anywhere shows now. Throws DataError naming the damaged part.
   void verify() const;
+  /// A digest of what the file holds (samples, tokens, weights), equal for files of equal contents however they are
+  /// stored. Reads everything if the file has no checksums and was not verified.
+  [[nodiscard]] std::string fingerprint() const;
 
  private:
   struct Contents;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <optional>
 #include <system_error>
 #include <vector>
 
@@ -31,7 +32,10 @@ std::filesystem::path temporary_name(const std::filesystem::path& path) {
 struct TokenFileWriter::Contents {
   std::filesystem::path path, temporary;
   hdf5::Handle file;
-  hdf5::Column tokens, loss_weights, offsets, sources, checksums;
+  std::optional<hdf5::ColumnWriter> tokens, loss_weights, offsets, sources, checksums;
+  std::int64_t vocab_size = 0;
+  std::string tokenizer_sha256;
+  std::uint32_t structure_sum = 0;  // of the offsets so far
   std::vector<std::int32_t> token_buffer;
   std::vector<float> weight_buffer;
   std::vector<std::int64_t> offset_buffer{0};
@@ -72,16 +76,12 @@ struct TokenFileWriter::Contents {
       done += count;
       if (position + static_cast<std::int64_t>(count) == kChecksumBlock) end_block();
     }
-    const auto lock = hdf5::lock_library();
+    structure_sum = crc32c(offset_buffer.data(), offset_buffer.size() * sizeof(std::int64_t), structure_sum);
     errno = 0;
-    const bool ok = hdf5::append_column(tokens, static_cast<std::int64_t>(token_buffer.size()), H5T_NATIVE_INT32,
-                                        token_buffer.data()) &&
-                    hdf5::append_column(loss_weights, static_cast<std::int64_t>(weight_buffer.size()), H5T_NATIVE_FLOAT,
-                                        weight_buffer.data()) &&
-                    hdf5::append_column(offsets, static_cast<std::int64_t>(offset_buffer.size()), H5T_NATIVE_INT64,
-                                        offset_buffer.data()) &&
-                    hdf5::append_column(sources, static_cast<std::int64_t>(source_buffer.size()), H5T_NATIVE_UINT64,
-                                        source_buffer.data());
+    const bool ok = tokens->append(static_cast<std::int64_t>(token_buffer.size()), token_buffer.data()) &&
+                    loss_weights->append(static_cast<std::int64_t>(weight_buffer.size()), weight_buffer.data()) &&
+                    offsets->append(static_cast<std::int64_t>(offset_buffer.size()), offset_buffer.data()) &&
+                    sources->append(static_cast<std::int64_t>(source_buffer.size()), source_buffer.data());
     if (!ok) fail_writing(temporary);
     token_buffer.clear();
     weight_buffer.clear();
@@ -102,27 +102,37 @@ TokenFileWriter::TokenFileWriter(const std::filesystem::path& path, std::int64_t
   Contents& c = *contents_;
   c.path = path;
   c.temporary = temporary_name(path);
-  const auto lock = hdf5::lock_library();
-  errno = 0;
-  c.file = hdf5::create_file(c.temporary);
-  if (!c.file.is_valid()) fail_writing(path);
-  const bool ok = hdf5::write_string_attribute(c.file, kFormatAttribute, kFormat) &&
-                  hdf5::write_integer_attribute(c.file, kVersionAttribute, kVersion) &&
-                  hdf5::write_integer_attribute(c.file, kVocabSizeAttribute, vocab_size) &&
-                  hdf5::write_string_attribute(c.file, kTokenizerAttribute, tokenizer_sha256);
-  c.tokens = hdf5::create_column(c.file, kTokens, H5T_STD_I32LE);
-  c.loss_weights = hdf5::create_column(c.file, kLossWeights, H5T_IEEE_F32LE);
-  c.offsets = hdf5::create_column(c.file, kSampleOffsets, H5T_STD_I64LE);
-  c.sources = hdf5::create_column(c.file, kSampleSources, H5T_STD_U64LE);
-  c.checksums = hdf5::create_column(c.file, kChecksums, H5T_STD_U32LE);
+  c.vocab_size = vocab_size;
+  c.tokenizer_sha256 = tokenizer_sha256;
+  bool ok = true;
+  {
+    const auto lock = hdf5::lock_library();
+    errno = 0;
+    c.file = hdf5::create_file(c.temporary);
+    if (!c.file.is_valid()) fail_writing(path);
+    ok = hdf5::write_string_attribute(c.file, kFormatAttribute, kFormat) &&
+         hdf5::write_integer_attribute(c.file, kVersionAttribute, kVersion) &&
+         hdf5::write_integer_attribute(c.file, kVocabSizeAttribute, vocab_size) &&
+         hdf5::write_string_attribute(c.file, kTokenizerAttribute, tokenizer_sha256);
+  }
+  constexpr std::int64_t kFourBytes = hdf5::kSequentialChunkBytes / 4, kEightBytes = hdf5::kSequentialChunkBytes / 8;
+  c.tokens.emplace(c.file, kTokens, H5T_STD_I32LE, hdf5::kRandomAccessChunk);
+  c.loss_weights.emplace(c.file, kLossWeights, H5T_IEEE_F32LE, hdf5::kRandomAccessChunk);
+  c.offsets.emplace(c.file, kSampleOffsets, H5T_STD_I64LE, kEightBytes);
+  c.sources.emplace(c.file, kSampleSources, H5T_STD_U64LE, kEightBytes);
+  c.checksums.emplace(c.file, kChecksums, H5T_STD_U32LE, kFourBytes);
   if (!ok) fail_writing(c.temporary);
 }
 
 TokenFileWriter::~TokenFileWriter() {
-  const auto lock = hdf5::lock_library();
   const auto temporary = contents_->temporary;
   const bool finished = contents_->finished;
-  contents_.reset();
+  Contents& c = *contents_;
+  for (auto* column : {&c.tokens, &c.loss_weights, &c.offsets, &c.sources, &c.checksums}) column->reset();
+  {
+    const auto lock = hdf5::lock_library();
+    contents_.reset();
+  }
   std::error_code ignored;
   if (!finished) std::filesystem::remove(temporary, ignored);
 }
@@ -144,16 +154,17 @@ void TokenFileWriter::finish() {
   Contents& c = *contents_;
   c.flush();
   if (c.num_tokens % kChecksumBlock != 0) c.end_block();
-  const auto lock = hdf5::lock_library();
+  c.structure_sum = structure_crc32c(c.structure_sum, c.sums, c.vocab_size, c.tokenizer_sha256);
   errno = 0;
   std::string names;
   for (const std::string& name : c.source_files) names += name + "\n";
-  bool ok =
-      hdf5::append_column(c.checksums, static_cast<std::int64_t>(c.sums.size()), H5T_NATIVE_UINT32, c.sums.data()) &&
-      hdf5::write_string_attribute(c.file, kSourceFilesAttribute, names);
-  for (hdf5::Column* column : {&c.tokens, &c.loss_weights, &c.offsets, &c.sources, &c.checksums}) {
-    ok = column->dataset.reset() && ok;
+  bool ok = c.checksums->append(static_cast<std::int64_t>(c.sums.size()), c.sums.data());
+  for (auto* column : {&c.tokens, &c.loss_weights, &c.offsets, &c.sources, &c.checksums}) {
+    ok = (*column)->finish() && ok;
   }
+  const auto lock = hdf5::lock_library();
+  ok = ok && hdf5::write_integer_attribute(c.file, kStructureAttribute, c.structure_sum) &&
+       hdf5::write_string_attribute(c.file, kSourceFilesAttribute, names);
   ok = H5Fflush(c.file.get(), H5F_SCOPE_GLOBAL) >= 0 && ok;
   ok = c.file.reset() && ok;
   if (!ok) fail_writing(c.temporary);
@@ -162,14 +173,18 @@ void TokenFileWriter::finish() {
 }
 
 void write_logprobs(const std::filesystem::path& path, std::span<const float> logprobs) {
-  const auto lock = hdf5::lock_library();
   const auto temporary = temporary_name(path);
   errno = 0;
-  hdf5::Handle file = hdf5::create_file(temporary);
+  hdf5::Handle file;
+  {
+    const auto lock = hdf5::lock_library();
+    file = hdf5::create_file(temporary);
+  }
   if (!file.is_valid()) fail_writing(path);
-  hdf5::Column column = hdf5::create_column(file, "/logprobs", H5T_IEEE_F32LE);
-  bool ok = hdf5::append_column(column, static_cast<std::int64_t>(logprobs.size()), H5T_NATIVE_FLOAT, logprobs.data());
-  ok = column.dataset.reset() && ok;
+  hdf5::ColumnWriter column(file, "/logprobs", H5T_IEEE_F32LE, hdf5::kSequentialChunkBytes / 4);
+  bool ok = column.append(static_cast<std::int64_t>(logprobs.size()), logprobs.data());
+  ok = column.finish() && ok;
+  const auto lock = hdf5::lock_library();
   ok = file.reset() && ok;
   const int cause = errno;
   std::error_code error, ignored;
