@@ -23,18 +23,36 @@ BytePairs::BytePairs(std::vector<std::int32_t> byte_ids, const std::vector<Merge
   const std::size_t size = std::bit_ceil(std::max<std::size_t>(16, 2 * merges.size()));
   table_.resize(size);
   shift_ = 64 - std::countr_zero(size);
+  filter_.resize(size / 16);  // four bits a slot
+  filter_shift_ = shift_ - 2;
   for (std::size_t rank = 0; rank < merges.size(); ++rank) {
     const Merge& merge = merges[rank];
     const std::uint64_t pair = key_of(merge.left, merge.right);
-    std::size_t slot = (pair * 0x9e3779b97f4a7c15u) >> shift_;
+    const std::uint64_t hash = hash_of(merge.left, merge.right);
+    std::size_t slot = hash >> shift_;
     while (table_[slot].pair != kNone && table_[slot].pair != pair) slot = (slot + 1) & (size - 1);
     table_[slot] = {pair, static_cast<std::int32_t>(rank), merge.result};
+    filter_[hash >> filter_shift_ >> 6] |= std::uint64_t{1} << (hash >> filter_shift_ & 63);
   }
 }
 
+std::uint64_t BytePairs::hash_of(std::int32_t left, std::int32_t right) {
+  const std::uint64_t mixed = key_of(left, right) * 0x9e3779b97f4a7c15u;
+  return (mixed ^ mixed >> 32) * 0x9e3779b97f4a7c15u;
+}
+
+bool BytePairs::may_merge(std::uint64_t hash) const {
+  return (filter_[hash >> filter_shift_ >> 6] >> (hash >> filter_shift_ & 63) & 1) != 0;
+}
+
 const BytePairs::Entry* BytePairs::find(std::int32_t left, std::int32_t right) const {
+  return find(left, right, hash_of(left, right));
+}
+
+const BytePairs::Entry* BytePairs::find(std::int32_t left, std::int32_t right, std::uint64_t hash) const {
+  if (!may_merge(hash)) return nullptr;
   const std::uint64_t pair = key_of(left, right);
-  std::size_t slot = (pair * 0x9e3779b97f4a7c15u) >> shift_;
+  std::size_t slot = hash >> shift_;
   while (table_[slot].pair != kNone) {
     if (table_[slot].pair == pair) return &table_[slot];
     slot = (slot + 1) & (table_.size() - 1);

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "data/large_table.h"
+
 namespace ossature {
 
 /// Two neighbours and what becomes of them. A lower rank merges first.
@@ -33,13 +35,19 @@ class BytePairs {
   };
   static constexpr std::uint64_t kNone = ~std::uint64_t{0};
 
+  [[nodiscard]] static std::uint64_t hash_of(std::int32_t left, std::int32_t right);
+  [[nodiscard]] bool may_merge(std::uint64_t hash) const;
   [[nodiscard]] const Entry* find(std::int32_t left, std::int32_t right) const;
+  [[nodiscard]] const Entry* find(std::int32_t left, std::int32_t right, std::uint64_t hash) const;
   void encode_short(std::string_view word, std::vector<std::int32_t>& ids) const;
   void encode_long(std::string_view word, std::vector<std::int32_t>& ids) const;
 
   std::vector<std::int32_t> byte_ids_;
-  std::vector<Entry> table_;  // open addressing, a power of two long
+  LargeTable<Entry> table_;  // open addressing, a power of two long
   int shift_ = 0;
+  // A bit for each hash that some pair has: most pairs do not merge, and a small table that says so is in the cache.
+  LargeTable<std::uint64_t> filter_;
+  int filter_shift_ = 0;
 };
 
 }  // namespace ossature

@@ -47,8 +47,8 @@ struct Tokenizer::Tables {
   std::string sha256;
   std::uint64_t number;  // no two have the same
 
-  void encode_word(std::string_view word, std::vector<std::int32_t>& ids) const {
-    const std::int32_t whole = words.find(word);
+  void encode_word(std::string_view word, const WordKey& key, std::vector<std::int32_t>& ids) const {
+    const std::int32_t whole = words.find(word, key);
     if (whole != WordTable::kNone) {
       ids.push_back(whole);
     } else {
@@ -57,25 +57,12 @@ struct Tokenizer::Tables {
   }
 
   void encode(std::string_view text, WordCache& cache, std::vector<std::int32_t>& ids) const {
+    const auto encode_new = [this](std::string_view word, const WordKey& key, std::vector<std::int32_t>& out) {
+      encode_word(word, key, out);
+    };
     for (std::size_t begin = 0; begin < text.size();) {
       const std::size_t end = splitter->end_of_word(text, begin);
-      const std::string_view word = text.substr(begin, end - begin);
-      if (word.size() > WordCache::kLongestWord) {
-        encode_word(word, ids);
-      } else {
-        const WordCache::Key key = WordCache::key_of(word, text.size() - begin);
-        if (const WordCache::Entry* known = cache.find(key)) {
-          ids.insert(ids.end(), known->ids.begin(), known->ids.begin() + known->count);
-        } else {
-          const std::size_t before = ids.size();
-          encode_word(word, ids);
-          if (const std::size_t count = ids.size() - before; count <= WordCache::kMostIds) {
-            WordCache::Entry& entry = cache.insert(key);
-            entry.count = static_cast<std::int32_t>(count);
-            std::copy(ids.begin() + static_cast<std::ptrdiff_t>(before), ids.end(), entry.ids.begin());
-          }
-        }
-      }
+      cache.encode(text.substr(begin, end - begin), text.size() - begin, ids, encode_new);
       begin = end;
     }
   }
@@ -124,7 +111,7 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text) const {
 
 void Tokenizer::encode(std::string_view text, std::vector<std::int32_t>& ids) const {
   if (!tables_->splitter) {
-    tables_->pattern.split(text, [&](std::string_view word) { tables_->encode_word(word, ids); });
+    tables_->pattern.split(text, [&](std::string_view word) { tables_->encode_word(word, WordKey::of(word), ids); });
     return;
   }
   if (const std::size_t valid = valid_utf8_prefix(text); valid != text.size()) {
