@@ -9,12 +9,12 @@
 #include <numeric>
 #include <optional>
 #include <set>
-#include <span>
 
 #include "data/token_file.h"
 #include "model/checkpoint.h"
 #include "model/safetensors.h"
 #include "train/recipe.h"
+#include "train/token_report.h"
 
 namespace ossature {
 namespace {
@@ -227,35 +227,6 @@ Inspection inspect_safetensors(const fs::path& path) {
           {std::move(table)}};
 }
 
-Inspection inspect_token_file(const fs::path& path) {
-  const TokenFileReader file(path);
-  constexpr std::int64_t kPiece = 1 << 20;  // the weights of a large file are not held at once
-  std::vector<float> weights;
-  std::int64_t learned = 0;
-  double weight = 0;
-  for (std::int64_t first = 0; first < file.num_tokens(); first += kPiece) {
-    weights.resize(static_cast<std::size_t>(std::min(kPiece, file.num_tokens() - first)));
-    file.read_loss_weights(first, weights);
-    learned += std::count_if(weights.begin(), weights.end(), [](float value) { return value > 0; });
-    weight = std::accumulate(weights.begin(), weights.end(), weight);
-  }
-  std::int64_t longest = 0;
-  const std::span<const std::int64_t> offsets = file.sample_offsets();
-  for (std::size_t i = 1; i < offsets.size(); ++i) longest = std::max(longest, offsets[i] - offsets[i - 1]);
-  const std::string& tokenizer = file.tokenizer_sha256();
-  return {"token file",
-          path,
-          {{"samples", file.num_samples()},
-           {"tokens", file.num_tokens()},
-           {"learned_tokens", learned},
-           {"weight_sum", weight},
-           {"longest_sample", longest},
-           {"vocab_size", file.vocab_size()},
-           {"tokenizer_sha256", tokenizer.empty() ? "unknown" : tokenizer},
-           {"stored_bytes", static_cast<std::int64_t>(fs::file_size(path))}},
-          {}};
-}
-
 /// The names of run_dir/checkpoints/step-N, oldest first.
 std::vector<std::string> saved_steps(const fs::path& run_dir) {
   std::map<std::int64_t, std::string> steps;
@@ -335,12 +306,17 @@ Inspection inspect_run(const fs::path& dir) {
 
 }  // namespace
 
-Inspection inspect(const fs::path& path) {
+Inspection inspect(const fs::path& path, const fs::path& tokenizer) {
   const fs::path name = path.has_filename() ? path : path.parent_path();
   if (!fs::exists(path)) throw CheckpointError(path.string() + ": there is nothing of this name; check the path");
   if (!fs::is_directory(path)) {
     if (path.extension() == ".safetensors") return inspect_safetensors(path);
-    if (path.extension() == ".h5") return inspect_token_file(path);
+    if (path.extension() == ".h5") {
+      const TokenFileReader file(path);
+      Inspection report = describe_structure(file);
+      add_contents(file, tokenizer, report);
+      return report;
+    }
     throw CheckpointError(path.string() +
                           ": a file of a kind that inspect does not know; expected *.h5, *.safetensors or a folder");
   }

@@ -1,4 +1,5 @@
-// What a path holds, found out from headers and logs alone: no tensor is read, and of a token file the loss weights.
+// What a path holds, found out from headers and logs alone: no tensor is read. Of a token file everything is, unless
+// the parts of train/token_report.h are used one by one.
 #pragma once
 
 #include <cstdint>
@@ -17,18 +18,20 @@ struct Inspection {
     std::string name;
     std::vector<std::string> columns;
     std::vector<std::vector<Value>> rows;
+    std::string bars_of = {};  // a column of counts that the text also draws
   };
 
-  std::string kind;  // checkpoint, adapter, token file, run, safetensors file
+  std::string kind;  // checkpoint, adapter, token file, run, safetensors file; "" for a part without a title
   std::filesystem::path path;
-  std::vector<std::pair<std::string, Value>> fields;  // a name that ends in "bytes" counts bytes
+  // A name that ends in "bytes" counts bytes, one that ends in "share" is a part of 1.
+  std::vector<std::pair<std::string, Value>> fields;
   std::vector<Table> tables;
 };
 
 /// Recognises a checkpoint folder (either layout), an adapter folder, a run folder, a token file or a single
-/// safetensors file. Throws CheckpointError if `path` is none of these, and what their readers throw if it is a broken
-/// one.
-[[nodiscard]] Inspection inspect(const std::filesystem::path& path);
+/// safetensors file; the channels of a token file are told by `tokenizer` (add_contents() in train/token_report.h).
+/// Throws CheckpointError if `path` is none of these, and what their readers throw if it is a broken one.
+[[nodiscard]] Inspection inspect(const std::filesystem::path& path, const std::filesystem::path& tokenizer = {});
 
 /// One line a value, then the tables; integers with separators, bytes in GB.
 [[nodiscard]] std::string to_text(const Inspection& inspection);

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -33,7 +34,8 @@ std::string text_of(const std::string& name, const Value& value) {
     return name.ends_with("bytes") ? bytes_text(*integer) : with_separators(*integer);
   if (const auto* real = std::get_if<double>(&value)) {
     char buffer[32];
-    std::snprintf(buffer, sizeof buffer, "%.6g", *real);
+    std::snprintf(buffer, sizeof buffer, name.ends_with("share") ? "%.1f %%" : "%.6g",
+                  name.ends_with("share") ? 100 * *real : *real);
     return buffer;
   }
   if (const auto* text = std::get_if<std::string>(&value)) return *text;
@@ -57,6 +59,20 @@ std::string printable(std::string text) {
   return text;
 }
 
+/// A bar for each value of a column, the longest for the largest.
+std::vector<std::string> bars(const Inspection::Table& table) {
+  constexpr double kLongest = 40;
+  const auto column = static_cast<std::size_t>(std::find(table.columns.begin(), table.columns.end(), table.bars_of) -
+                                               table.columns.begin());
+  std::vector<std::int64_t> values;
+  for (const auto& row : table.rows) values.push_back(std::get<std::int64_t>(row[column]));
+  const auto largest = static_cast<double>(std::max<std::int64_t>(1, *std::max_element(values.begin(), values.end())));
+  std::vector<std::string> drawn;
+  for (const std::int64_t value : values)
+    drawn.emplace_back(static_cast<std::size_t>(std::ceil(kLongest * static_cast<double>(value) / largest)), '#');
+  return drawn;
+}
+
 /// Text columns to the left, numbers to the right.
 std::string table_text(const Inspection::Table& table) {
   std::vector<std::vector<std::string>> cells(1);
@@ -68,14 +84,17 @@ std::string table_text(const Inspection::Table& table) {
   std::vector<std::size_t> widths(table.columns.size());
   for (const auto& row : cells)
     for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  const std::vector<std::string> drawn = table.bars_of.empty() ? std::vector<std::string>() : bars(table);
   std::string text;
-  for (const auto& row : cells) {
+  for (std::size_t r = 0; r < cells.size(); ++r) {
+    const auto& row = cells[r];
     std::string line;
     for (std::size_t i = 0; i < row.size(); ++i) {
       const bool is_number = !table.rows.empty() && table.rows[0][i].index() < 2;
       const std::string padding(widths[i] - row[i].size(), ' ');
       line += (i == 0 ? "  " : "   ") + (is_number ? padding + row[i] : row[i] + padding);
     }
+    if (r > 0 && !drawn.empty()) line += "   " + drawn[r - 1];
     text += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
   return text;
@@ -91,7 +110,8 @@ Json json_of(const Value& value) {
 std::string to_text(const Inspection& inspection) {
   std::size_t width = 0;
   for (const auto& [name, value] : inspection.fields) width = std::max(width, title(name).size());
-  std::string text = inspection.kind + " " + printable(inspection.path.string()) + "\n";
+  std::string text;
+  if (!inspection.kind.empty()) text = inspection.kind + " " + printable(inspection.path.string()) + "\n";
   for (const auto& [name, value] : inspection.fields) {
     const std::string shown = title(name);
     text += "  " + shown + std::string(width - shown.size() + 3, ' ') + printable(text_of(name, value)) + "\n";

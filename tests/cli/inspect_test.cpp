@@ -12,8 +12,7 @@
 #include <utility>
 #include <vector>
 
-#include "tests/cli/run_program.h"
-#include "tests/malformed/scratch.h"
+#include "tests/cli/workspace.h"
 
 namespace ossature {
 namespace {
@@ -241,6 +240,29 @@ TEST(Inspect, OneSafetensorsFile) {
   const json report = inspect(kSmall / "adapter/adapter_model.safetensors");
   EXPECT_EQ(report["num_tensors"], report["tensors"].size());
   EXPECT_EQ(report["tensors"].size(), 36U);
+}
+
+TEST(Inspect, TokenFileCountsAgainAsPrepareDid) {
+  const Workspace workspace;
+  const auto prepared = json_of({"prepare", workspace.conversations(9), "--tokenizer", kEmbedded, "--date", "none",
+                                 "--out", workspace.path("tokens.h5")})["train"];
+  const std::string file = workspace.path("tokens.h5");
+  const json report = json_of({"inspect", file, "--tokenizer", kEmbedded});
+  for (const char* count : {"samples", "tokens", "learned_tokens", "longest_sample", "samples_without_learned_tokens"})
+    EXPECT_EQ(report[count], prepared[count]) << count;
+  EXPECT_EQ(sum(report["channels"], "tokens"), prepared["tokens"]);
+  EXPECT_EQ(sum(report["lengths"], "samples"), 9);
+  EXPECT_EQ(report["channels"][0]["channel"], "final");
+  EXPECT_EQ(report["channels"][0]["learned_tokens"], prepared["learned_tokens"]);
+  const std::string text = output_of({"inspect", file, "--tokenizer", kEmbedded});
+  EXPECT_TRUE(text.starts_with("token file " + file + "\n  samples            9\n")) << text;
+  EXPECT_NE(text.find("\n  final  "), std::string::npos) << text;
+  const json guessed = json_of({"inspect", file});
+  EXPECT_TRUE(guessed["channels"].empty());
+  EXPECT_NE(guessed["channels_by"].get<std::string>().find("--tokenizer"), std::string::npos);
+  const ProgramResult other = run_program({"inspect", file, "--tokenizer", (kSource / "tests/data/fixtures").string()});
+  EXPECT_EQ(other.exit_code, 3);
+  EXPECT_NE(other.err.find("was made with a tokenizer of"), std::string::npos) << other.err;
 }
 
 TEST(InspectRefuses, WhatItDoesNotKnow) {

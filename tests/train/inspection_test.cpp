@@ -32,6 +32,31 @@ TEST(Inspection, TokenFile) {
   EXPECT_EQ(report["vocab_size"], 1000);
   EXPECT_EQ(report["tokenizer_sha256"], "unknown");
   EXPECT_EQ(report["stored_bytes"], std::filesystem::file_size(path));
+  EXPECT_EQ(report["mean_length"], 3.5);
+  EXPECT_EQ(report["samples_without_learned_tokens"], 0);
+  EXPECT_EQ(report["lengths"], json::parse(R"([{"from": 2, "to": 3, "samples": 1, "share": 0.5},
+                                               {"from": 4, "to": 7, "samples": 1, "share": 0.5}])"));
+  EXPECT_EQ(report["channels"], json::array()) << "harmony's ids do not fit 1,000";
+}
+
+TEST(Inspection, ChannelsOfATokenFile) {
+  const Scratch scratch;
+  const std::filesystem::path path = scratch.path() / "train.h5";
+  TokenFileWriter writer(path, 201'088, "");
+  // <|start|>user<|message|>A<|end|><|start|>assistant<|channel|>final<|message|>A<|return|>
+  writer.add(
+      std::vector<std::int32_t>{200006, 1428, 200008, 32, 200007, 200006, 173781, 200005, 17196, 200008, 32, 200002},
+      std::vector<float>{0, 0, 0, 0, 0, 0, 0, 0.5F, 0.5F, 0.5F, 0.5F, 0.5F});
+  writer.add({}, {});
+  writer.finish();
+  const json report = json::parse(to_json(inspect(path)));
+  EXPECT_EQ(report["channels"], json::parse(R"([{"channel": "final", "segments": 1, "tokens": 7, "learned_tokens": 5,
+                                                 "learned_share": 1.0, "mean_weight": 0.5},
+                                                {"channel": "other_messages", "segments": 1, "tokens": 5,
+                                                 "learned_tokens": 0, "learned_share": 0.0, "mean_weight": 0.0}])"));
+  EXPECT_EQ(report["samples_without_learned_tokens"], 1);
+  EXPECT_NE(to_text(inspect(path)).find("\n  0      0         1   50.0 %   ####"), std::string::npos)
+      << to_text(inspect(path));
 }
 
 TEST(Inspection, FileThatIsNoTokenFileIsRefused) {
