@@ -16,7 +16,7 @@ struct ToolCall {
   std::string content_type;  // "json" unless the data says otherwise
 };
 
-// Content as OpenAI's library openai-harmony 0.0.8 has it (its src/chat.rs). What is not set is not rendered.
+// Content as OpenAI's library openai-harmony 0.0.8 has it (its src/chat.rs).
 
 struct FunctionDescription {
   std::string name;
@@ -34,13 +34,17 @@ struct ToolNamespace {
 /// By their keys, which decide the order.
 using ToolNamespaces = std::map<std::string, ToolNamespace>;
 
+/// A line of the system message: the renderer's own unless it is given; then the value, or nothing at all.
+struct SystemSetting {
+  bool is_given = false;
+  std::optional<std::string> value;
+};
+
 struct SystemContent {
-  std::optional<std::string> model_identity;
-  std::optional<std::string> knowledge_cutoff;
-  std::optional<std::string> conversation_start_date;
-  std::optional<std::string> reasoning_effort;  // low | medium | high
+  SystemSetting model_identity, knowledge_cutoff, conversation_start_date;
+  SystemSetting reasoning_effort;  // low | medium | high
   ToolNamespaces tools;
-  std::vector<std::string> valid_channels;  // none: that section is left out
+  std::vector<std::string> valid_channels = {"analysis", "commentary", "final"};  // none: their section is left out
   bool channel_required = true;
 };
 

@@ -2,6 +2,7 @@
 
 #include <ctime>
 
+#include "data/harmony_library.h"
 #include "data/harmony_samples.h"
 #include "data/harmony_template.h"
 
@@ -21,35 +22,40 @@ LearnedTurns learned_turns(std::string_view name) {
 }
 
 Harmony::Harmony(Tokenizer tokenizer, HarmonyOptions options)
-    : encoder_(std::make_shared<const HarmonyEncoder>(std::move(tokenizer))), options_(std::move(options)) {}
+    : encoder_(std::make_shared<const HarmonyEncoder>(std::move(tokenizer))), options_(std::move(options)) {
+  if (options_.keep_analysis && is_template()) {
+    throw DataError("the chat template drops the analysis of earlier turns; keep it with --renderer harmony");
+  }
+}
+
+bool Harmony::is_template() const {
+  return options_.renderer == HarmonyRenderer::kTemplate;
+}
 
 Harmony::Harmony(Tokenizer tokenizer, std::optional<std::string> date)
     : Harmony(std::move(tokenizer), HarmonyOptions{.date = std::move(date)}) {}
 
 std::vector<HarmonyMessage> Harmony::messages_of(const Conversation& conversation) const {
-  return template_messages(conversation, options_);
+  return is_template() ? template_messages(conversation, options_) : library_messages(conversation, options_);
 }
 
 std::vector<RenderedSample> Harmony::render(const Conversation& conversation) const {
   std::vector<HarmonyMessage> messages = messages_of(conversation);
+  const Kept kept = is_template()            ? kept_by_template(messages)
+                    : options_.keep_analysis ? Kept(messages.size(), true)
+                                             : kept_for_last_turn(messages);
   const LearnOptions& learn = options_.learn;
-  std::vector<RenderedSample> samples;
   if (learn.turns == LearnedTurns::kExpand) {
-    samples = turn_samples(messages, options_.keep_analysis, learn, *encoder_);
+    std::vector<RenderedSample> samples = turn_samples(messages, options_.keep_analysis, learn, *encoder_);
     if (!samples.empty()) return samples;
   }
-  const Kept kept = kept_by_template(messages);
-  std::size_t first_learned = 0;
-  if (learn.turns == LearnedTurns::kLast) {
-    if (const auto turns = turns_of(messages); turns.size() > 1) first_learned = turns[turns.size() - 2].end;
-  }
-  samples.push_back(whole_sample(messages, kept, first_learned, learn, *encoder_));
-  return samples;
+  return {whole_sample(messages, kept, learn, *encoder_)};
 }
 
 std::vector<std::int32_t> Harmony::render_prompt(const Conversation& conversation) const {
   std::vector<HarmonyMessage> messages = messages_of(conversation);
-  return prompt_tokens(messages, kept_in_prompt(messages, messages.size()), *encoder_);
+  const Kept kept = options_.keep_analysis ? Kept(messages.size(), true) : kept_in_prompt(messages, messages.size());
+  return prompt_tokens(messages, kept, *encoder_);
 }
 
 RenderedSample Harmony::render_text(const std::string& text) const {

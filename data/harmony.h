@@ -98,6 +98,7 @@ class Harmony {
   [[nodiscard]] const HarmonyOptions& options() const { return options_; }
 
  private:
+  [[nodiscard]] bool is_template() const;
   [[nodiscard]] std::vector<HarmonyMessage> messages_of(const Conversation& conversation) const;
 
   std::shared_ptr<const HarmonyEncoder> encoder_;

@@ -24,7 +24,7 @@ struct HarmonyMessage {
   std::size_t num_header = 0;  // the first tokens, which are never generated where the message opens a turn
 
   [[nodiscard]] bool is_assistant() const { return role == HarmonyRole::kAssistant; }
-  [[nodiscard]] bool is_final() const { return is_assistant() && !is_call && channel == "final"; }
+  [[nodiscard]] bool is_final() const { return is_assistant() && channel == "final"; }
   [[nodiscard]] bool is_analysis() const { return channel == "analysis"; }
 };
 

@@ -94,6 +94,11 @@ Kept kept_in_prompt(const std::vector<HarmonyMessage>& messages, std::size_t end
   return kept;
 }
 
+Kept kept_for_last_turn(const std::vector<HarmonyMessage>& messages) {
+  const std::vector<Turn> turns = turns_of(messages);
+  return kept_in_prompt(messages, turns.empty() ? messages.size() : turns.back().begin);
+}
+
 std::vector<std::int32_t> prompt_tokens(std::vector<HarmonyMessage>& messages, const Kept& kept,
                                         const HarmonyEncoder& encoder) {
   std::vector<std::int32_t> tokens;
@@ -107,8 +112,12 @@ std::vector<std::int32_t> prompt_tokens(std::vector<HarmonyMessage>& messages, c
   return tokens;
 }
 
-RenderedSample whole_sample(std::vector<HarmonyMessage>& messages, const Kept& kept, std::size_t first_learned,
-                            const LearnOptions& learn, const HarmonyEncoder& encoder) {
+RenderedSample whole_sample(std::vector<HarmonyMessage>& messages, const Kept& kept, const LearnOptions& learn,
+                            const HarmonyEncoder& encoder) {
+  std::size_t first_learned = 0;
+  if (learn.turns == LearnedTurns::kLast) {
+    if (const auto turns = turns_of(messages); turns.size() > 1) first_learned = turns[turns.size() - 2].end;
+  }
   SampleWriter writer(learn, encoder);
   for (std::size_t i = 0; i < messages.size(); ++i) {
     if (kept[i]) writer.add(messages[i], i >= first_learned);

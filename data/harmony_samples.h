@@ -22,14 +22,16 @@ using Kept = std::vector<bool>;
 /// (whoever's) before the last final answer.
 [[nodiscard]] Kept kept_in_prompt(const std::vector<HarmonyMessage>& messages, std::size_t end);
 
+/// The same for the last turn of the assistant, which keeps its own analysis.
+[[nodiscard]] Kept kept_for_last_turn(const std::vector<HarmonyMessage>& messages);
+
 /// What the model is given to go on after all `messages`: those of `kept`, then "<|start|>assistant".
 [[nodiscard]] std::vector<std::int32_t> prompt_tokens(std::vector<HarmonyMessage>& messages, const Kept& kept,
                                                       const HarmonyEncoder& encoder);
 
-/// `messages` as one sample, those of `kept`; the turns of the assistant from `first_learned` on are learned.
+/// `messages` as one sample, those of `kept`; all turns of the assistant are learned, or the last one.
 [[nodiscard]] RenderedSample whole_sample(std::vector<HarmonyMessage>& messages, const Kept& kept,
-                                          std::size_t first_learned, const LearnOptions& learn,
-                                          const HarmonyEncoder& encoder);
+                                          const LearnOptions& learn, const HarmonyEncoder& encoder);
 
 /// One sample for each turn in which something is learned: what the model is given, then the turn.
 [[nodiscard]] std::vector<RenderedSample> turn_samples(std::vector<HarmonyMessage>& messages, bool keep_analysis,

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "data/data_error.h"
+#include "data/harmony_typescript.h"
 #include "data/python_json.h"
 
 namespace ossature {
@@ -174,58 +175,6 @@ class FunctionsRenderer {
   int depth_ = 0;
 };
 
-// What the model was trained to see for its built-in tools, word for word.
-constexpr const char* kBrowser =
-    "## browser\n\n"
-    "// Tool for browsing.\n"
-    "// The `cursor` appears in brackets before each browsing display: `[{cursor}]`.\n"
-    "// Cite information from the tool using the following format:\n"
-    "// `【{cursor}†L{line_start}(-L{line_end})?】`, for example: `【6†L9-L11】` or `【8†L3】`.\n"
-    "// Do not quote more than 10 words directly from the tool output.\n"
-    "// sources=web (default: web)\n"
-    "namespace browser {\n\n"
-    "// Searches for information related to `query` and displays `topn` results.\n"
-    "type search = (_: {\n"
-    "query: string,\n"
-    "topn?: number, // default: 10\n"
-    "source?: string,\n"
-    "}) => any;\n\n"
-    "// Opens the link `id` from the page indicated by `cursor` starting at line number `loc`, showing `num_lines` "
-    "lines.\n"
-    "// Valid link ids are displayed with the formatting: `【{id}†.*】`.\n"
-    "// If `cursor` is not provided, the most recent page is implied.\n"
-    "// If `id` is a string, it is treated as a fully qualified URL associated with `source`.\n"
-    "// If `loc` is not provided, the viewport will be positioned at the beginning of the document or centered on the "
-    "most "
-    "relevant passage, if available.\n"
-    "// Use this function without `id` to scroll to a new location of an opened page.\n"
-    "type open = (_: {\n"
-    "id?: number | string, // default: -1\n"
-    "cursor?: number, // default: -1\n"
-    "loc?: number, // default: -1\n"
-    "num_lines?: number, // default: -1\n"
-    "view_source?: boolean, // default: false\n"
-    "source?: string,\n"
-    "}) => any;\n\n"
-    "// Finds exact matches of `pattern` in the current page, or the page given by `cursor`.\n"
-    "type find = (_: {\n"
-    "pattern: string,\n"
-    "cursor?: number, // default: -1\n"
-    "}) => any;\n\n"
-    "} // namespace browser\n\n";
-constexpr const char* kPython =
-    "## python\n\n"
-    "Use this tool to execute Python code in your chain of thought. The code will not be shown to the user. This tool "
-    "should be "
-    "used for internal reasoning, but not for code that is intended to be visible to the user (e.g. when creating "
-    "plots, tables, "
-    "or files).\n\n"
-    "When you send a message containing Python code to python, it will be executed in a stateful Jupyter notebook "
-    "environment. "
-    "python will respond with the output of the execution or time out after 120.0 seconds. The drive at '/mnt/data' "
-    "can be used "
-    "to save and persist user files. Internet access for this session is UNKNOWN. Depends on the cluster.\n\n";
-
 }  // namespace
 
 std::string render_tools(const std::string& tools) {
@@ -234,8 +183,12 @@ std::string render_tools(const std::string& tools) {
 }
 
 std::string render_builtin_tools(const std::vector<std::string>& names) {
-  const auto has = [&](const char* name) { return std::find(names.begin(), names.end(), name) != names.end(); };
-  return std::string(has("browser") ? kBrowser : "") + (has("python") ? kPython : "");
+  const auto has = [&](const std::string& name) { return std::find(names.begin(), names.end(), name) != names.end(); };
+  std::string text;
+  for (const ToolNamespace* tool : {&browser_tool(), &python_tool()}) {
+    if (has(tool->name)) text += namespace_text(*tool) + "\n\n";
+  }
+  return text;
 }
 
 }  // namespace ossature
