@@ -5,6 +5,7 @@
 #include "data/harmony_library.h"
 #include "data/harmony_samples.h"
 #include "data/harmony_template.h"
+#include "data/harmony_text.h"
 
 namespace ossature {
 
@@ -49,7 +50,9 @@ std::vector<RenderedSample> Harmony::render(const Conversation& conversation) co
     std::vector<RenderedSample> samples = turn_samples(messages, options_.keep_analysis, learn, *encoder_);
     if (!samples.empty()) return samples;
   }
-  return {whole_sample(messages, kept, learn, *encoder_)};
+  RenderedSample sample = whole_sample(messages, kept, learn, *encoder_);
+  if (messages.back().is_final()) end_generation(sample, *encoder_);
+  return {std::move(sample)};
 }
 
 std::vector<std::int32_t> Harmony::render_prompt(const Conversation& conversation) const {
@@ -64,6 +67,15 @@ RenderedSample Harmony::render_text(const std::string& text) const {
   sample.loss_weights.assign(sample.tokens.size(), 1.0f);
   if (!sample.loss_weights.empty()) sample.loss_weights[0] = 0.0f;
   return sample;
+}
+
+std::vector<RenderedSample> Harmony::render_harmony_text(std::string_view text) const {
+  std::vector<HarmonyMessage> messages = read_harmony_text(text, *encoder_);
+  if (options_.learn.turns == LearnedTurns::kExpand) {
+    std::vector<RenderedSample> samples = turn_samples(messages, options_.keep_analysis, options_.learn, *encoder_);
+    if (!samples.empty()) return samples;
+  }
+  return {whole_sample(messages, Kept(messages.size(), true), options_.learn, *encoder_)};
 }
 
 std::int32_t Harmony::return_token() const {

@@ -3,10 +3,9 @@
 #include <sstream>
 
 namespace ossature {
-namespace {
 
-/// "assistant to=functions.f", then after the channel token "commentary json": the recipient may stand in either part.
-void read_header(const std::string& before_channel, const std::string& after_channel, GeneratedMessage& message) {
+void read_harmony_header(const std::string& before_channel, const std::string& after_channel,
+                         GeneratedMessage& message) {
   std::istringstream words(after_channel);
   words >> message.channel;
   if (message.channel.starts_with("to=")) message.channel.clear();
@@ -15,8 +14,6 @@ void read_header(const std::string& before_channel, const std::string& after_cha
     if (word.starts_with("to=")) message.recipient = word.substr(3);
   }
 }
-
-}  // namespace
 
 std::vector<GeneratedMessage> parse_reply(const Tokenizer& tokenizer, std::span<const std::int32_t> tokens) {
   const auto is = [&](std::int32_t id, const char* name) { return tokenizer.special(name) == id; };
@@ -30,7 +27,7 @@ std::vector<GeneratedMessage> parse_reply(const Tokenizer& tokenizer, std::span<
       if (begins_with_role && role.starts_with("assistant")) role.erase(0, 9);
       message.content = std::move(role);  // no header at all
     } else {
-      read_header(role, header, message);
+      read_harmony_header(role, header, message);
       message.content = std::move(content);
     }
     message.complete = complete;

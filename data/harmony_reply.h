@@ -18,6 +18,11 @@ struct GeneratedMessage {
   bool complete = false;  // whether "<|end|>", "<|call|>" or "<|return|>" follows
 };
 
+/// Finds channel and recipient in a header: `before_channel` and `after_channel` are its text on either side of
+/// "<|channel|>", from behind "assistant" on. The recipient may stand in either.
+void read_harmony_header(const std::string& before_channel, const std::string& after_channel,
+                         GeneratedMessage& message);
+
 /// `tokens` begin right after the prompt's "<|start|>assistant". Never throws: what a model writes may be anything, and
 /// text outside the format becomes content.
 [[nodiscard]] std::vector<GeneratedMessage> parse_reply(const Tokenizer& tokenizer,

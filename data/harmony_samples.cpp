@@ -47,11 +47,7 @@ class SampleWriter {
     }
   }
 
-  /// The sample; its last message ends generation if it is an answer.
-  [[nodiscard]] RenderedSample take(bool ends_in_answer) {
-    if (ends_in_answer) sample_.tokens.back() = encoder_.return_;
-    return std::move(sample_);
-  }
+  [[nodiscard]] RenderedSample take() { return std::move(sample_); }
 
  private:
   const LearnOptions& learn_;
@@ -122,7 +118,11 @@ RenderedSample whole_sample(std::vector<HarmonyMessage>& messages, const Kept& k
   for (std::size_t i = 0; i < messages.size(); ++i) {
     if (kept[i]) writer.add(messages[i], i >= first_learned);
   }
-  return writer.take(!messages.empty() && messages.back().is_final());
+  return writer.take();
+}
+
+void end_generation(RenderedSample& sample, const HarmonyEncoder& encoder) {
+  sample.tokens.back() = encoder.return_;
 }
 
 std::vector<RenderedSample> turn_samples(std::vector<HarmonyMessage>& messages, bool keep_analysis,
@@ -136,7 +136,8 @@ std::vector<RenderedSample> turn_samples(std::vector<HarmonyMessage>& messages, 
       if (kept[i]) writer.add(messages[i], i >= end_of_previous);
     }
     end_of_previous = turn.end;
-    RenderedSample sample = writer.take(messages[turn.end - 1].is_final());
+    RenderedSample sample = writer.take();
+    if (messages[turn.end - 1].is_final()) end_generation(sample, encoder);
     if (is_anything_learned(sample)) samples.push_back(std::move(sample));
   }
   return samples;

@@ -29,9 +29,13 @@ using Kept = std::vector<bool>;
 [[nodiscard]] std::vector<std::int32_t> prompt_tokens(std::vector<HarmonyMessage>& messages, const Kept& kept,
                                                       const HarmonyEncoder& encoder);
 
-/// `messages` as one sample, those of `kept`; all turns of the assistant are learned, or the last one.
+/// `messages` as one sample, those of `kept`; all turns of the assistant are learned, or the last one. An answer at the
+/// end keeps its "<|end|>".
 [[nodiscard]] RenderedSample whole_sample(std::vector<HarmonyMessage>& messages, const Kept& kept,
                                           const LearnOptions& learn, const HarmonyEncoder& encoder);
+
+/// Lets the answer at the end of `sample` end in "<|return|>".
+void end_generation(RenderedSample& sample, const HarmonyEncoder& encoder);
 
 /// One sample for each turn in which something is learned: what the model is given, then the turn.
 [[nodiscard]] std::vector<RenderedSample> turn_samples(std::vector<HarmonyMessage>& messages, bool keep_analysis,
