@@ -1,7 +1,6 @@
 // The dialects of training data: records -> samples.
 #pragma once
 
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,6 +10,7 @@
 
 #include "data/conversation.h"
 #include "data/data_error.h"
+#include "data/field_map.h"
 #include "data/records.h"
 
 namespace ossature {
@@ -38,27 +38,40 @@ struct HarmonyText {
 using Sample = std::variant<Conversation, std::string, HarmonyText>;
 
 struct FormatOptions {
-  std::optional<DataFormat> format;  // nullopt: the first record of each file tells
+  std::optional<DataFormat> format = std::nullopt;  // nullopt: the first record of each file tells
+  FieldMap fields = {};
 };
 
-/// Turns records into samples. What keys each dialect takes stands in data/README.md.
+/// Turns records into samples. Which keys each dialect takes stands in data/README.md; other keys are not looked at.
+/// Text files are text, or harmony if they begin with "<|start|>".
 class SampleParser {
  public:
-  explicit SampleParser(FormatOptions options = {}) : options_(std::move(options)) {}
+  explicit SampleParser(FormatOptions options = {});
 
-  /// To be called with the records in their order before they are parsed: finds the dialect of each file that is new. A
-  /// file has one dialect, that of its first record that has any.
+  /// To be called with the records in their order, and before they are parsed, but not while others are: finds the
+  /// dialect of each file that is new. A file has one dialect, that of its first record that has any; one in another is
+  /// an error.
   void detect(const std::vector<Record>& records);
 
-  /// Throws DataError "file:line: ..." saying what is wrong. Any number of threads may parse at once.
+  /// Throws DataError "file:line: ..." saying what is wrong with the record. Any number of threads may parse at once.
   [[nodiscard]] Sample parse(const Record& record) const;
 
  private:
+  /// What the first record of a file said.
+  struct Detected {
+    DataFormat format;
+    std::int64_t line;
+  };
+
+  [[nodiscard]] Sample parse_json_record(const Record& record) const;
+  [[nodiscard]] Sample parse_text_record(const Record& record) const;
+
   FormatOptions options_;
-  std::unordered_map<std::string, DataFormat> formats_;  // by file
+  std::unordered_map<std::string, Detected> detected_;  // by file
 };
 
-/// One JSON text as a sample, its dialect told by its keys unless `format` is given. Throws DataError without a place.
-[[nodiscard]] Sample parse_sample(std::string_view json, std::optional<DataFormat> format = std::nullopt);
+/// One JSON text as a sample, its dialect told by its keys unless the options give one. Throws DataError without a
+/// place.
+[[nodiscard]] Sample parse_sample(std::string_view json, const FormatOptions& options = {});
 
 }  // namespace ossature

@@ -22,6 +22,9 @@ RenderedSample render(const Record& record, const Harmony& harmony, const Sample
   const Sample sample = parser.parse(record);
   try {
     if (const auto* conversation = std::get_if<Conversation>(&sample)) return harmony.render(*conversation).front();
+    if (const auto* rendered = std::get_if<HarmonyText>(&sample)) {
+      return harmony.render_harmony_text(rendered->text).front();
+    }
     return harmony.render_text(std::get<std::string>(sample));
   } catch (const DataError& error) {
     throw DataError(record.place() + ": " + error.what());

@@ -9,16 +9,15 @@ namespace ossature {
 namespace {
 
 Conversation conversation_of(const std::string& line, std::optional<DataFormat> format = std::nullopt) {
-  return std::get<Conversation>(parse_sample(line, format));
+  return std::get<Conversation>(parse_sample(line, {.format = format}));
 }
 
 TEST(Formats, KeysTellTheDialect) {
-  EXPECT_EQ(conversation_of(R"({"messages": []})").messages.size(), 0u);
+  EXPECT_EQ(conversation_of(R"({"messages": [{"role": "user", "content": "u"}]})").messages.size(), 1u);
   EXPECT_EQ(conversation_of(R"({"prompt": "p", "completion": "c"})").messages.size(), 2u);
-  EXPECT_EQ(std::get<std::string>(parse_sample(R"({"text": "t"})", std::nullopt)), "t");
-  expect_data_error([] { (void)parse_sample(R"({"question": "q", "answer": "a"})", std::nullopt); },
-                    "question, answer");
-  expect_data_error([] { (void)parse_sample("{}", std::nullopt); }, "(none)");
+  EXPECT_EQ(std::get<std::string>(parse_sample(R"({"text": "t"})")), "t");
+  expect_data_error([] { (void)parse_sample(R"({"ask": "q", "reply": "a"})"); }, "found the keys ask, reply; expected");
+  expect_data_error([] { (void)parse_sample("{}"); }, "(none)");
 }
 
 TEST(Formats, AnUnknownNameOfADialectIsAnError) {
@@ -69,31 +68,33 @@ TEST(Formats, OnlyTheCompletionIsLearned) {
 
 TEST(Formats, ErrorsSayWhatIsWrong) {
   const auto expect_error = [](const std::string& line, const std::string& part) {
-    expect_data_error([&] { (void)parse_sample(line, DataFormat::kMessages); }, part);
+    expect_data_error([&] { (void)parse_sample(line, {.format = DataFormat::kMessages}); }, part);
   };
   const auto message = [](const std::string& rest) { return R"({"messages": [{"role": "assistant")" + rest + "}]}"; };
   expect_error("{", "not JSON");
   expect_error("{\"messages\": \"\xff\"}", "not JSON");
   expect_error(R"({"messages": "\ud800"})", "not JSON");
   expect_error("[]", "not a JSON object");
-  expect_error("{}", "\"messages\" is missing");
-  expect_error(R"({"messages": {}})", "not a list");
+  expect_error("{}", "messages is missing (found: (none)); expected a list");
+  expect_error(R"({"messages": {}})", "messages is an empty object; expected a list");
   expect_error(R"({"messages": [1]})", "message 1");
   expect_error(R"({"messages": [{"content": "x"}]})", "role is missing");
-  expect_error(message(R"(, "content": 7)"), "content is not a string");
-  expect_error(message(R"(, "content": [{"type": "image_url"}])"), "not text");
-  expect_error(message(R"(, "tool_calls": [{"name": "f"}, {"name": "g"}])"), "2 calls");
-  expect_error(message(R"(, "tool_calls": [{"arguments": {}}])"), "name is missing");
+  expect_error(message(R"(, "content": 7)"), "content is 7; expected a string");
+  expect_error(message(R"(, "content": [{"type": "image_url"}])"), "content[0] is a part of type \"image_url\"");
+  expect_error(message(R"(, "tool_calls": [{"name": "f"}, {"name": "g"}])"),
+               "2 tool calls, and no result of call 1 (f)");
+  expect_error(message(R"(, "tool_calls": [{"arguments": {}}])"), "the function's name is missing (found: arguments)");
   expect_error(message(R"(, "tool_calls": "f")"), "tool_calls");
   expect_error(message(R"(, "weight": -1)"), "weight is -1");
-  expect_error(message(R"(, "weight": "1")"), "weight is not a number");
+  expect_error(message(R"(, "weight": "1")"), "weight is the text \"1\"; expected a number");
   expect_error(message(R"(, "train": 1)"), "train");
   expect_error(R"({"messages": [{"role": "user", "content": "x", "train": true}]})", "only the assistant");
-  expect_error(R"({"messages": [], "reasoning_effort": "max"})", "max");
-  expect_error(R"({"messages": [], "builtin_tools": ["shell"]})", "shell");
-  expect_error(R"({"messages": [], "tools": 5})", "tools");
-  expect_data_error([] { (void)parse_sample(R"({"prompt": "p"})", DataFormat::kPromptCompletion); }, "completion");
-  expect_data_error([] { (void)parse_sample(R"({"text": 1})", DataFormat::kText); }, "text");
+  expect_error(R"({"messages": [{"role": "user", "content": "u"}], "reasoning_effort": "max"})", "max");
+  expect_error(R"({"messages": [{"role": "user", "content": "u"}], "builtin_tools": ["shell"]})", "shell");
+  expect_error(R"({"messages": [{"role": "user", "content": "u"}], "tools": 5})", "tools");
+  expect_data_error([] { (void)parse_sample(R"({"prompt": "p"})", {.format = DataFormat::kPromptCompletion}); },
+                    "completion");
+  expect_data_error([] { (void)parse_sample(R"({"text": 1})", {.format = DataFormat::kText}); }, "text");
 }
 
 TEST(PythonJson, NumbersAreAsPythonWritesThem) {  // each right side is what json.dumps gives

@@ -17,7 +17,7 @@ const std::filesystem::path kSource = OSSATURE_SOURCE_DIR;
 const std::filesystem::path kFixtures = kSource / "tests/data/fixtures";
 
 Conversation conversation_of(const std::string& line) {
-  return std::get<Conversation>(parse_sample(line, DataFormat::kMessages));
+  return std::get<Conversation>(parse_sample(line, {.format = DataFormat::kMessages}));
 }
 
 /// Positions where learned and unlearned tokens meet.
@@ -163,8 +163,8 @@ TEST(Harmony, PlainTextIsLearnedButForItsFirstToken) {
 
 TEST(Harmony, RefusesWhatTheTemplateRefusesOrDrops) {
   const auto expect_refused = [](const std::string& messages, const std::string& reason, const std::string& rest = "") {
-    const Conversation conversation = conversation_of(R"({"messages": [)" + messages + "]" + rest + "}");
-    expect_data_error([&] { (void)fixture_harmony().render(conversation); }, reason);
+    const std::string line = R"({"messages": [)" + messages + "]" + rest + "}";
+    expect_data_error([&] { (void)fixture_harmony().render(conversation_of(line)); }, reason);
   };
   const std::string user = R"({"role": "user", "content": "q"})";
   const std::string call = R"({"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]})";

@@ -103,12 +103,9 @@ TEST_F(PrepareTest, CountsEverything) {
       R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]})"
       "\n"
       R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}]})"
-      "\n"
-      R"({"text": "the end of the story"})"
-      "\n"
-      R"({"text": ""})"
       "\n";
-  const PrepareSummary summary = prepare(options({folder_.write("a.jsonl", lines)}));
+  const std::string texts = text_line("the end of the story") + text_line("");
+  const PrepareSummary summary = prepare(options({folder_.write("a.jsonl", lines), folder_.write("b.jsonl", texts)}));
   const Read result = read(folder_ / "out.h5");
   std::int64_t tokens = 0, learned = 0, longest = 0;
   std::vector<std::int64_t> learned_of;
@@ -196,7 +193,8 @@ TEST_F(PrepareTest, ErrorsNameTheFirstWrongLineAndLeaveNothing) {
 
 TEST_F(PrepareTest, ErrorsOfEveryKindNameTheLine) {
   const auto expect = [&](const std::string& line, const std::string& part) {
-    const auto input = folder_.write("a.jsonl", text_line("fine") + "\n" + line + "\n");
+    const std::string good = R"({"messages": [{"role": "user", "content": "fine"}]})";
+    const auto input = folder_.write("a.jsonl", good + "\n\n" + line + "\n");
     const std::string message = data_error_of([&] { prepare(options({input})); });
     EXPECT_EQ(message.rfind(input.string() + ":3: ", 0), 0u) << message;
     EXPECT_NE(message.find(part), std::string::npos) << message;
@@ -204,7 +202,7 @@ TEST_F(PrepareTest, ErrorsOfEveryKindNameTheLine) {
   expect("{\"text\": \"\xff\"}", "not UTF-8 at byte 11: 0xFF");
   expect("plain words", "not JSON");
   expect("[1, 2]", "not a JSON object");
-  expect(R"({"message": []})", "keys message");
+  expect(R"({"message": []})", "message");
   expect(R"({"messages": []})", "no message");
   expect(R"({"messages": [{"role": "robot", "content": "x"}]})", "robot");
 }

@@ -1,7 +1,6 @@
 #include "model/generate.h"
 
 #include <CLI/CLI.hpp>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
@@ -9,6 +8,7 @@
 #include "data/formats.h"
 #include "data/harmony.h"
 #include "data/harmony_reply.h"
+#include "data/records.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/model_options.h"
@@ -37,24 +37,20 @@ std::vector<Conversation> conversations_of(const Options& options) {
     question.content = *options.prompt;
     conversations.emplace_back().messages.push_back(std::move(question));
   } else {
-    std::ifstream file(*options.messages);
-    if (!file || std::filesystem::is_directory(*options.messages))
-      throw DataError(options.messages->string() + ": cannot be opened; expected a file of JSON lines");
-    std::int64_t number = 0;
-    for (std::string line; std::getline(file, line);) {
-      ++number;
-      if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
-      const auto where = [&] { return options.messages->string() + ":" + std::to_string(number) + ": "; };
-      try {
-        Sample sample = parse_sample(line, std::nullopt);
+    RecordReader reader({*options.messages});
+    SampleParser parser;
+    constexpr std::size_t kBlockRecords = 1024, kBlockBytes = 4 << 20;
+    for (std::vector<Record> block; !(block = reader.next_block(kBlockRecords, kBlockBytes)).empty();) {
+      parser.detect(block);
+      for (const Record& record : block) {
+        Sample sample = parser.parse(record);
         auto* conversation = std::get_if<Conversation>(&sample);
-        if (conversation == nullptr) throw DataError("plain text; expected a conversation to answer");
+        if (conversation == nullptr)
+          throw DataError(record.place() + ": plain text; expected a conversation to answer");
         while (!conversation->messages.empty() && conversation->messages.back().role == "assistant") {
           conversation->messages.pop_back();
         }
         conversations.push_back(std::move(*conversation));
-      } catch (const DataError& error) {
-        throw DataError(where() + error.what());
       }
     }
     if (conversations.empty()) throw DataError(options.messages->string() + ": holds no conversation");
@@ -168,7 +164,7 @@ void register_generate(CLI::App& app) {
   command->add_option("--prompt", options->prompt, "The user's message")->type_name("TEXT");
   command
       ->add_option("--messages", options->messages,
-                   "JSON lines as prepare takes them; closing turns of the assistant are left out")
+                   "Conversations as prepare takes them; closing turns of the assistant are left out")
       ->type_name("FILE.jsonl");
   command->add_option("--instructions", options->instructions, "Developer message, instead of the conversation's")
       ->type_name("TEXT");
