@@ -65,6 +65,7 @@ struct HarmonyOptions {
 struct RenderedSample {
   std::vector<std::int32_t> tokens;
   std::vector<float> loss_weights;
+  std::int64_t dropped_analysis = 0;  // messages of the assistant that would be learned, had they not been left out
   std::array<std::int64_t, 3> learned_by_channel{};  // learned tokens of analysis, commentary (and calls), final
 };
 

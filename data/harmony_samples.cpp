@@ -47,6 +47,10 @@ class SampleWriter {
     }
   }
 
+  void drop(const HarmonyMessage& message) {
+    if (message.is_assistant() && message.weight * factor_of(message, learn_) > 0.0f) ++sample_.dropped_analysis;
+  }
+
   [[nodiscard]] RenderedSample take() { return std::move(sample_); }
 
  private:
@@ -116,7 +120,11 @@ RenderedSample whole_sample(std::vector<HarmonyMessage>& messages, const Kept& k
   }
   SampleWriter writer(learn, encoder);
   for (std::size_t i = 0; i < messages.size(); ++i) {
-    if (kept[i]) writer.add(messages[i], i >= first_learned);
+    if (kept[i]) {
+      writer.add(messages[i], i >= first_learned);
+    } else if (i >= first_learned) {
+      writer.drop(messages[i]);
+    }
   }
   return writer.take();
 }
