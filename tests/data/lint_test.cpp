@@ -36,7 +36,7 @@ std::set<std::string_view> names_of(const SampleLint& sample) {
 }
 
 Conversation messages(const std::string& list) {
-  return std::get<Conversation>(parse_sample("{\"messages\": [" + list + "]}", DataFormat::kMessages));
+  return std::get<Conversation>(parse_sample("{\"messages\": [" + list + "]}"));
 }
 
 const std::string kUser = R"({"role": "user", "content": "q"})";
