@@ -6,8 +6,8 @@
 namespace ossature {
 namespace {
 
-Message read_answer(const JsonFields& record, Field field) {
-  Message message = make_message("assistant", record.text(field));
+Message read_answer(const JsonFields& record, Field field, const char* expected) {
+  Message message = make_message("assistant", record.text(field, expected));
   message.thinking = record.optional_text(Field::kThinking);
   return message;
 }
@@ -38,7 +38,7 @@ Conversation read_alpaca(const JsonFields& record) {
   const std::string input = record.optional_text(Field::kInput).value_or("");
   if (!input.empty()) question += (question.empty() ? "" : "\n\n") + input;
   conversation.messages.push_back(make_message("user", std::move(question)));
-  conversation.messages.push_back(read_answer(record, Field::kOutput));
+  conversation.messages.push_back(read_answer(record, Field::kOutput, "a string"));
   read_settings(record, conversation);
   return conversation;
 }
@@ -59,7 +59,7 @@ Conversation read_prompt_completion(const JsonFields& record) {
       conversation.messages.push_back(std::move(message));
     }
   } else {
-    conversation.messages.push_back(read_answer(record, Field::kCompletion));
+    conversation.messages.push_back(read_answer(record, Field::kCompletion, kExpected));
   }
   read_settings(record, conversation);
   return conversation;
