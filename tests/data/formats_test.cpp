@@ -66,35 +66,127 @@ TEST(Formats, OnlyTheCompletionIsLearned) {
   EXPECT_EQ(lists.messages[3].weight, 1.0f);
 }
 
-TEST(Formats, ErrorsSayWhatIsWrong) {
-  const auto expect_error = [](const std::string& line, const std::string& part) {
-    expect_data_error([&] { (void)parse_sample(line, {.format = DataFormat::kMessages}); }, part);
+TEST(Formats, Sharegpt) {
+  const Conversation c = conversation_of(R"({"system": "Be brief.", "tools": "[{\"name\": \"f\"}]", "conversations": [
+      {"from": "human", "value": "q"}, {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"x\": 1}}"},
+      {"from": "observation", "value": "r"}, {"from": "gpt", "value": "a", "thinking": "t", "weight": 0}]})");
+  ASSERT_EQ(c.messages.size(), 5u);
+  EXPECT_EQ(c.messages[0].role, "system");
+  EXPECT_EQ(c.messages[0].content, "Be brief.");
+  EXPECT_EQ(c.messages[1].role, "user");
+  ASSERT_TRUE(c.messages[2].tool_call);
+  EXPECT_EQ(c.messages[2].role, "assistant");
+  EXPECT_EQ(c.messages[2].content, std::nullopt);
+  EXPECT_EQ(c.messages[2].tool_call->arguments, R"({"x": 1})");
+  EXPECT_EQ(c.messages[3].role, "tool");
+  EXPECT_EQ(c.messages[3].name, "f");
+  EXPECT_EQ(c.messages[4].role, "assistant");
+  EXPECT_EQ(c.messages[4].thinking, "t");
+  EXPECT_EQ(c.messages[4].weight, 0.0f);
+  EXPECT_EQ(c.tools, R"([{"name":"f"}])");
+  for (const auto& [from, role] : {std::pair{"human", "user"},
+                                   {"user", "user"},
+                                   {"gpt", "assistant"},
+                                   {"assistant", "assistant"},
+                                   {"model", "assistant"},
+                                   {"chatgpt", "assistant"},
+                                   {"bot", "assistant"},
+                                   {"system", "system"},
+                                   {"developer", "developer"},
+                                   {"tool", "tool"},
+                                   {"function", "tool"},
+                                   {"observation", "tool"},
+                                   {"function_response", "tool"}}) {
+    const std::string turn = std::string(R"({"messages": [{"from": ")") + from + R"(", "value": "v"}]})";
+    EXPECT_EQ(conversation_of(turn).messages.at(0).role, role) << from;
+  }
+}
+
+TEST(Formats, Alpaca) {
+  const Conversation c = conversation_of(
+      R"({"instruction": "Translate.", "input": "chat", "output": "cat", "system": "s", "history": [["q", "a"]], "text": "all"})");
+  std::vector<std::string> shown;
+  for (const Message& message : c.messages) shown.push_back(message.role + ": " + message.content.value());
+  EXPECT_EQ(shown, (std::vector<std::string>{"system: s", "user: q", "assistant: a", "user: Translate.\n\nchat",
+                                             "assistant: cat"}));
+  EXPECT_EQ(conversation_of(R"({"instruction": "i", "input": "", "output": "o"})").messages.at(0).content, "i");
+  EXPECT_EQ(conversation_of(R"({"instruction": "i", "context": "c", "response": "o", "category": "x"})")
+                .messages.at(0)
+                .content,
+            "i\n\nc");
+}
+
+TEST(Formats, PairsUnderTheirOtherNames) {
+  for (const char* line :
+       {R"({"prompt": "q", "response": "a"})", R"({"question": "q", "answer": "a"})",
+        R"({"query": "q", "response": "a"})", R"({"prompt": "q", "completion": "a", "answer": "another", "id": 7})",
+        R"({"prompt": "q", "completion": [{"role": "assistant", "content": "a"}]})",
+        R"({"prompt": [{"role": "user", "content": "q"}], "completion": "a", "messages": null})"}) {
+    const Conversation c = conversation_of(line);
+    ASSERT_EQ(c.messages.size(), 2u) << line;
+    EXPECT_EQ(c.messages[0].content, "q") << line;
+    EXPECT_EQ(c.messages[1].content, "a") << line;
+  }
+  expect_data_error([] { (void)parse_sample(R"({"prompt": "q", "response": "a", "answer": "b"})"); },
+                    "both response and answer are given; say which is meant (--map completion=response)");
+}
+
+TEST(Formats, MessagesUnderConversationsAndTheirHeaders) {
+  const Conversation c =
+      conversation_of(R"({"conversations": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a",
+      "channel": "commentary", "recipient": "browser.search", "content_type": "json"}], "knowledge_cutoff": "2025-01"})");
+  ASSERT_EQ(c.messages.size(), 2u);
+  EXPECT_EQ(c.messages[1].channel, "commentary");
+  EXPECT_EQ(c.messages[1].recipient, "browser.search");
+  EXPECT_EQ(c.messages[1].content_type, "json");
+  EXPECT_EQ(c.knowledge_cutoff, "2025-01");
+}
+
+TEST(Formats, RenderedHarmonyIsToldByItsFirstToken) {
+  for (const char* line : {R"({"text": "<|start|>user"})", R"({"harmony": "<|start|>user", "text": "x"})"}) {
+    EXPECT_EQ(std::get<HarmonyText>(parse_sample(line)).text, "<|start|>user");
+  }
+  EXPECT_EQ(std::get<std::string>(parse_sample(R"({"text": "<|start|>user"})", {.format = DataFormat::kText})),
+            "<|start|>user");
+}
+
+TEST(Formats, AFileHasTheDialectOfItsFirstRecordThatHasAny) {
+  const auto record = [](const std::string& text, std::int64_t line, const std::string& file = "a") {
+    Record result;
+    result.text = text;
+    result.line = line;
+    result.file = file;
+    return result;
   };
-  const auto message = [](const std::string& rest) { return R"({"messages": [{"role": "assistant")" + rest + "}]}"; };
-  expect_error("{", "not JSON");
-  expect_error("{\"messages\": \"\xff\"}", "not JSON");
-  expect_error(R"({"messages": "\ud800"})", "not JSON");
-  expect_error("[]", "not a JSON object");
-  expect_error("{}", "messages is missing (found: (none)); expected a list");
-  expect_error(R"({"messages": {}})", "messages is an empty object; expected a list");
-  expect_error(R"({"messages": [1]})", "message 1");
-  expect_error(R"({"messages": [{"content": "x"}]})", "role is missing");
-  expect_error(message(R"(, "content": 7)"), "content is 7; expected a string");
-  expect_error(message(R"(, "content": [{"type": "image_url"}])"), "content[0] is a part of type \"image_url\"");
-  expect_error(message(R"(, "tool_calls": [{"name": "f"}, {"name": "g"}])"),
-               "2 tool calls, and no result of call 1 (f)");
-  expect_error(message(R"(, "tool_calls": [{"arguments": {}}])"), "the function's name is missing (found: arguments)");
-  expect_error(message(R"(, "tool_calls": "f")"), "tool_calls");
-  expect_error(message(R"(, "weight": -1)"), "weight is -1");
-  expect_error(message(R"(, "weight": "1")"), "weight is the text \"1\"; expected a number");
-  expect_error(message(R"(, "train": 1)"), "train");
-  expect_error(R"({"messages": [{"role": "user", "content": "x", "train": true}]})", "only the assistant");
-  expect_error(R"({"messages": [{"role": "user", "content": "u"}], "reasoning_effort": "max"})", "max");
-  expect_error(R"({"messages": [{"role": "user", "content": "u"}], "builtin_tools": ["shell"]})", "shell");
-  expect_error(R"({"messages": [{"role": "user", "content": "u"}], "tools": 5})", "tools");
-  expect_data_error([] { (void)parse_sample(R"({"prompt": "p"})", {.format = DataFormat::kPromptCompletion}); },
-                    "completion");
-  expect_data_error([] { (void)parse_sample(R"({"text": 1})", {.format = DataFormat::kText}); }, "text");
+  SampleParser parser;
+  const std::vector<Record> records = {record("{", 1),
+                                       record(R"({"x": 1})", 2),
+                                       record(R"({"text": "t"})", 3),
+                                       record(R"({"prompt": "q", "completion": "a"})", 4),
+                                       record(R"({"prompt": "q", "completion": "a"})", 1, "b"),
+                                       record(R"({"text": "t", "prompt": "q", "completion": "a"})", 5)};
+  parser.detect(records);
+  expect_data_error([&] { (void)parser.parse(records[0]); }, "a:1: not JSON at column 2");
+  expect_data_error([&] { (void)parser.parse(records[1]); }, "a:2: text is missing (found: x)");
+  EXPECT_EQ(std::get<std::string>(parser.parse(records[2])), "t");
+  expect_data_error(
+      [&] { (void)parser.parse(records[3]); },
+      "a:4: a record of prompt-completion (found: prompt, completion) in a file of text, which is what line 3 is");
+  EXPECT_TRUE(std::holds_alternative<Conversation>(parser.parse(records[4])));
+  EXPECT_EQ(std::get<std::string>(parser.parse(records[5])), "t");  // whatever else it has
+}
+
+TEST(Formats, TextFilesAreTextOrHarmony) {
+  Record record;
+  record.file = "a.txt";
+  record.is_plain_text = true;
+  record.text = "{\"text\": 1}";
+  EXPECT_EQ(std::get<std::string>(SampleParser().parse(record)), record.text);
+  expect_data_error([&] { (void)SampleParser({.format = DataFormat::kMessages}).parse(record); },
+                    "a.txt:1: a text file; expected JSON lines or a JSON array of messages");
+  record.text = "<|start|>user";
+  EXPECT_EQ(std::get<HarmonyText>(SampleParser().parse(record)).text, record.text);
+  EXPECT_EQ(std::get<std::string>(SampleParser({.format = DataFormat::kText}).parse(record)), record.text);
 }
 
 TEST(PythonJson, NumbersAreAsPythonWritesThem) {  // each right side is what json.dumps gives

@@ -56,8 +56,8 @@ TEST(Records, ElementsOfAnArray) {
   const TemporaryDirectory folder;
   const std::string array = "\n [ {\"a\": \"]},{[\\\"\\\\\"},\n\n  {\"b\":\n [1, {}]} ,7,\"s]\", true,null,[]\r\n]\n\n";
   EXPECT_EQ(shown(records_of({folder.write("a.json", array)})),
-            (Lines{"2:4 {\"a\": \"]},{[\\\"\\\\\"}", "4:3 {\"b\":\n [1, {}]}", "5:14 7", "5:16 \"s]\"", "5:23 true",
-                   "5:28 null", "5:30 []"}));
+            (Lines{"2:4 {\"a\": \"]},{[\\\"\\\\\"}", "4:3 {\"b\":\n [1, {}]}", "5:12 7", "5:14 \"s]\"", "5:20 true",
+                   "5:25 null", "5:30 []"}));
   EXPECT_EQ(shown(records_of({folder.write("b.json", "\xef\xbb\xbf[]")})), Lines{});
 }
 
