@@ -1,14 +1,12 @@
 #include "data/prepare.h"
 
 #include <algorithm>
-#include <atomic>
 #include <exception>
-#include <future>
 #include <memory>
+#include <optional>
 #include <thread>
 
-#include "data/harmony.h"
-#include "data/records.h"
+#include "data/ordered_work.h"
 #include "data/token_file.h"
 
 namespace ossature {
@@ -16,67 +14,225 @@ namespace {
 
 /// Records handled at once: at most so many, and about so many bytes.
 constexpr std::size_t kBlockRecords = 4096;
-constexpr std::size_t kBlockBytes = 4 << 20;
+constexpr std::size_t kBlockBytes = 1 << 20;
+/// Text between reading and writing: at most about so much, if it is more than one block.
+constexpr std::size_t kBytesUnderWay = 32 << 20;
 
-RenderedSample render(const Record& record, const Harmony& harmony, const SampleParser& parser) {
-  const Sample sample = parser.parse(record);
-  try {
-    if (const auto* conversation = std::get_if<Conversation>(&sample)) return harmony.render(*conversation).front();
-    if (const auto* rendered = std::get_if<HarmonyText>(&sample)) {
-      return harmony.render_harmony_text(rendered->text).front();
-    }
-    return harmony.render_text(std::get<std::string>(sample));
-  } catch (const DataError& error) {
-    throw DataError(record.place() + ": " + error.what());
+/// Records, and all that is needed to render them.
+struct Block {
+  std::vector<Record> records;
+  std::shared_ptr<const SampleParser> parser;
+  std::int64_t bytes_done = 0, bytes_total = 0;  // of the inputs, behind these records
+};
+
+/// What a block becomes.
+struct Rendered {
+  explicit Rendered(const HarmonyTokens& tokens) : summary(tokens) {}
+
+  struct Part {
+    std::vector<RenderedSample> samples;
+    std::string place;
+    bool is_validation = false;
+  };
+  std::vector<Part> parts;
+  PrepareSummary summary;
+  std::exception_ptr failure;  // met behind these parts
+  std::int64_t bytes_done = 0, bytes_total = 0;
+};
+
+/// Reads blocks; by one thread at a time.
+class BlockReader {
+ public:
+  explicit BlockReader(const PrepareOptions& options)
+      : records_(options.inputs, options.records), parser_(options.format) {}
+
+  /// The next records; none at the end.
+  [[nodiscard]] Block next() {
+    Block block;
+    block.records = records_.next_block(kBlockRecords, kBlockBytes);
+    block.bytes_done = records_.bytes_done();
+    block.bytes_total = records_.bytes_total();
+    parser_.detect(block.records);
+    block.parser = std::make_shared<const SampleParser>(parser_);  // others still parse with what was known before
+    return block;
   }
+
+ private:
+  RecordReader records_;
+  SampleParser parser_;
+};
+
+/// FNV-1a of what a record says.
+class ContentHash {
+ public:
+  void add(std::string_view text) {
+    for (const char c : text) add(static_cast<unsigned char>(c));
+    add(0xff);  // no byte of UTF-8: it keeps texts apart
+  }
+  void add(const Conversation& conversation) {
+    for (const Message& message : conversation.messages) {
+      add(message.role);
+      add(message.content.value_or(""));
+      add(message.thinking.value_or(""));
+      add(message.channel);
+      add(message.recipient);
+      for (const ContentPart& part : message.parts) {
+        if (const auto* text = std::get_if<std::string>(&part)) add(*text);
+        if (const auto* developer = std::get_if<DeveloperContent>(&part)) add(developer->instructions.value_or(""));
+      }
+      if (!message.tool_call) continue;
+      add(message.tool_call->name);
+      add(message.tool_call->arguments);
+    }
+  }
+  /// In [0, 1).
+  [[nodiscard]] double share() const {
+    const std::uint64_t mixed = (hash_ ^ hash_ >> 32) * 0x9e3779b97f4a7c15u;
+    return static_cast<double>(mixed >> 11) / static_cast<double>(std::uint64_t{1} << 53);
+  }
+
+ private:
+  void add(unsigned char byte) { hash_ = (hash_ ^ byte) * 0x100000001b3u; }
+  std::uint64_t hash_ = 0xcbf29ce484222325u;
+};
+
+double share_of(const Sample& sample) {
+  ContentHash hash;
+  if (const auto* conversation = std::get_if<Conversation>(&sample)) {
+    hash.add(*conversation);
+  } else if (const auto* text = std::get_if<std::string>(&sample)) {
+    hash.add(*text);
+  } else {
+    hash.add(std::get<HarmonyText>(sample).text);
+  }
+  return hash.share();
 }
 
-/// Renders a block on several threads. The first line that fails decides the error, whatever thread met it.
-std::vector<RenderedSample> render_block(const std::vector<Record>& block, const Harmony& harmony,
-                                         const SampleParser& parser, int num_threads) {
-  std::vector<RenderedSample> samples(block.size());
-  std::vector<std::exception_ptr> failures(block.size());
-  std::atomic<std::size_t> next{0};
-  const auto work = [&] {
-    for (std::size_t i = next++; i < block.size(); i = next++) {
+/// Renders records; used by several threads at once.
+class Renderer {
+ public:
+  explicit Renderer(const PrepareOptions& options)
+      : options_(options),
+        harmony_(Tokenizer::load(options.tokenizer), options.harmony),
+        tokens_(HarmonyTokens::of(harmony_.tokenizer())),
+        limit_(harmony_, options.length) {}
+
+  [[nodiscard]] const Tokenizer& tokenizer() const { return harmony_.tokenizer(); }
+  [[nodiscard]] const HarmonyTokens& tokens() const { return tokens_; }
+
+  [[nodiscard]] Rendered operator()(const Block& block) const {
+    Rendered result(tokens_);
+    result.bytes_done = block.bytes_done;
+    result.bytes_total = block.bytes_total;
+    for (const Record& record : block.records) {
+      ++result.summary.records;
       try {
-        samples[i] = render(block[i], harmony, parser);
-      } catch (...) {
-        failures[i] = std::current_exception();
+        render(record, *block.parser, result);
+      } catch (const DataError& error) {
+        if (!options_.skip_errors) {
+          result.failure = std::current_exception();
+          break;
+        }
+        result.summary.skipped.add(error.what());
       }
     }
-  };
-  std::vector<std::jthread> threads;
-  for (int i = 1; i < num_threads; ++i) threads.emplace_back(work);
-  work();
-  threads.clear();
-  for (const auto& failure : failures) {
-    if (failure) std::rethrow_exception(failure);
+    return result;
   }
-  return samples;
-}
 
-/// A number in [0, 1) from the content of a line alone (FNV-1a), so a sample stays on its side whatever else is in the
-/// files.
-double share_of(const std::string& text) {
-  std::uint64_t hash = 0xcbf29ce484222325u;
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3u;
-  hash ^= hash >> 32;
-  return static_cast<double>(hash & 0xffffffffu) / 4294967296.0;
-}
-
-void count(const RenderedSample& sample, PrepareCounts& counts) {
-  const auto learned =
-      std::count_if(sample.loss_weights.begin(), sample.loss_weights.end(), [](float w) { return w > 0.0f; });
-  ++counts.samples;
-  counts.tokens += static_cast<std::int64_t>(sample.tokens.size());
-  counts.learned_tokens += learned;
-  counts.longest_sample = std::max(counts.longest_sample, static_cast<std::int64_t>(sample.tokens.size()));
-  for (std::size_t i = 0; i < sample.learned_by_channel.size(); ++i) {
-    counts.learned_by_channel[i] += sample.learned_by_channel[i];
+ private:
+  void render(const Record& record, const SampleParser& parser, Rendered& result) const {
+    const Sample sample = parser.parse(record);
+    Rendered::Part part;
+    part.place = record.place();
+    part.is_validation = options_.validation > 0.0 && share_of(sample) < options_.validation;
+    LengthReport length;
+    for (RenderedSample& rendered : render(sample, part.place)) {
+      limit_.apply(std::move(rendered), std::holds_alternative<std::string>(sample), part.place, part.samples, length);
+    }
+    result.summary.length.append(length);
+    TokenStatistics& statistics = part.is_validation ? result.summary.validation : result.summary.train;
+    for (const RenderedSample& rendered : part.samples) {
+      statistics.add(rendered.tokens, rendered.loss_weights);
+      if (std::none_of(rendered.loss_weights.begin(), rendered.loss_weights.end(), [](float w) { return w > 0; })) {
+        result.summary.nothing_learned.add(part.place);
+      }
+    }
+    result.parts.push_back(std::move(part));
   }
-  if (learned == 0) ++counts.without_learned;
-}
+
+  [[nodiscard]] std::vector<RenderedSample> render(const Sample& sample, const std::string& place) const {
+    try {
+      if (const auto* conversation = std::get_if<Conversation>(&sample)) return harmony_.render(*conversation);
+      if (const auto* text = std::get_if<HarmonyText>(&sample)) return harmony_.render_harmony_text(text->text);
+      std::vector<RenderedSample> one;
+      one.push_back(harmony_.render_text(std::get<std::string>(sample)));
+      return one;
+    } catch (const DataError& error) {
+      throw DataError(place + ": " + error.what());
+    }
+  }
+
+  const PrepareOptions& options_;
+  Harmony harmony_;
+  HarmonyTokens tokens_;
+  LengthLimit limit_;
+};
+
+/// Takes what was rendered in the order of the records; by one thread at a time.
+class Writer {
+ public:
+  Writer(const PrepareOptions& options, const Renderer& renderer,
+         const std::function<void(const PrepareProgress&)>& progress)
+      : progress_(progress),
+        train_(options.out, renderer.tokenizer().vocab_size(), renderer.tokenizer().sha256()),
+        summary_(renderer.tokens()) {
+    if (options.validation > 0.0) {
+      validation_.emplace(options.validation_out, renderer.tokenizer().vocab_size(), renderer.tokenizer().sha256());
+    }
+  }
+
+  void write(const Rendered& rendered) {
+    for (const Rendered::Part& part : rendered.parts) {
+      for (const RenderedSample& sample : part.samples) {
+        (part.is_validation ? *validation_ : train_).add(sample.tokens, sample.loss_weights, part.place);
+      }
+    }
+    if (rendered.failure) std::rethrow_exception(rendered.failure);
+    const PrepareSummary& s = rendered.summary;
+    summary_.train.merge(s.train);
+    summary_.validation.merge(s.validation);
+    summary_.records += s.records;
+    summary_.skipped.append(s.skipped);
+    summary_.length.append(s.length);
+    summary_.nothing_learned.append(s.nothing_learned);
+    if (progress_) {
+      progress_({rendered.bytes_done, rendered.bytes_total, summary_.train.samples() + summary_.validation.samples(),
+                 summary_.train.total().tokens + summary_.validation.total().tokens});
+    }
+  }
+
+  PrepareSummary finish(const std::filesystem::path& out) {
+    if (summary_.train.samples() == 0) {
+      throw DataError("no sample for " + out.string() + ": " + reason() + "; name inputs that have some");
+    }
+    train_.finish();
+    if (validation_) validation_->finish();
+    return std::move(summary_);
+  }
+
+ private:
+  [[nodiscard]] std::string reason() const {
+    if (summary_.records == 0) return "the inputs are empty";
+    if (summary_.validation.samples() > 0) return "all went to validation";
+    if (summary_.skipped.count == summary_.records) return "every record is wrong, first " + summary_.skipped.first[0];
+    return "every sample was dropped";
+  }
+
+  const std::function<void(const PrepareProgress&)>& progress_;
+  TokenFileWriter train_;
+  std::optional<TokenFileWriter> validation_;
+  PrepareSummary summary_;
+};
 
 /// Writing over what is read would lose it.
 void check_outputs(const PrepareOptions& options) {
@@ -96,46 +252,24 @@ void check_outputs(const PrepareOptions& options) {
 
 }  // namespace
 
-PrepareSummary prepare(const PrepareOptions& options, const std::function<void(std::int64_t)>& progress) {
+PrepareSummary prepare(const PrepareOptions& options, const std::function<void(const PrepareProgress&)>& progress) {
   check_outputs(options);
-  const Harmony harmony(Tokenizer::load(options.tokenizer), options.date);
-  const Tokenizer& tokenizer = harmony.tokenizer();
-  const int num_threads =
+  BlockReader reader(options);  // complains of inputs before the tokenizer is read
+  const Renderer renderer(options);
+  Writer writer(options, renderer, progress);
+  const int threads =
       options.threads > 0 ? options.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-  TokenFileWriter train(options.out, tokenizer.vocab_size(), tokenizer.sha256());
-  std::unique_ptr<TokenFileWriter> validation;
-  if (options.validation > 0.0) {
-    validation = std::make_unique<TokenFileWriter>(options.validation_out, tokenizer.vocab_size(), tokenizer.sha256());
-  }
-  PrepareSummary summary;
-  RecordReader reader(options.inputs);
-  SampleParser parser({.format = options.format});
-  std::vector<Record> block, next;
-  const auto render_next = [&] {
-    next = reader.next_block(kBlockRecords, kBlockBytes);
-    parser.detect(next);
-    return std::async(std::launch::async, [&] { return render_block(next, harmony, parser, num_threads); });
-  };
-  // One block is rendered while the one before it is written.
-  for (auto rendered = render_next();;) {
-    const std::vector<RenderedSample> samples = rendered.get();
-    block.swap(next);
-    if (block.empty()) break;
-    rendered = render_next();
-    for (std::size_t i = 0; i < samples.size(); ++i) {
-      const bool is_validation = validation && share_of(block[i].text) < options.validation;
-      (is_validation ? *validation : train).add(samples[i].tokens, samples[i].loss_weights, block[i].place());
-      count(samples[i], is_validation ? summary.validation : summary.train);
-    }
-    if (progress) progress(summary.train.samples + summary.validation.samples);
-  }
-  if (summary.train.samples == 0) {
-    throw DataError("no sample for " + options.out.string() +
-                    "; the inputs have no record that is not empty, or all went to validation");
-  }
-  train.finish();
-  if (validation) validation->finish();
-  return summary;
+  OrderedWork<Block, Rendered>(
+      [&]() -> std::optional<OrderedWork<Block, Rendered>::Task> {
+        Block block = reader.next();
+        if (block.records.empty()) return std::nullopt;
+        std::size_t bytes = 0;
+        for (const Record& record : block.records) bytes += record.text.size();
+        return OrderedWork<Block, Rendered>::Task{std::move(block), bytes};
+      },
+      [&](const Block& block) { return renderer(block); }, [&](const Rendered& rendered) { writer.write(rendered); })
+      .run(threads, kBytesUnderWay);
+  return writer.finish(options.out);
 }
 
 }  // namespace ossature

@@ -1,7 +1,9 @@
 // `ossature prepare`: counts against the samples given, files read back by eval, and what it refuses.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -25,18 +27,25 @@ TEST(PrepareCommand, CountsWhatItWrites) {
   const auto& train = report["train"];
   EXPECT_EQ(train["samples"], 5);
   EXPECT_EQ(train["samples_without_learned_tokens"], 0);
-  EXPECT_EQ(train["learned_tokens"], train["learned_by_channel"]["final"]);
+  const auto final = std::find_if(train["channels"].begin(), train["channels"].end(),
+                                  [](const auto& row) { return row["channel"] == "final"; });
+  ASSERT_NE(final, train["channels"].end());
+  EXPECT_EQ(train["learned_tokens"], (*final)["learned_tokens"]);
+  EXPECT_EQ(report["records"], 5);
+  EXPECT_TRUE(report["notes"].empty()) << report["notes"];
   EXPECT_FALSE(report.contains("validation"));
   const auto loss = json_of({"eval", "--model", kEmbedded, "--data", workspace.path("out.h5")});
   for (const char* count : {"samples", "tokens", "learned_tokens"}) EXPECT_EQ(loss[count], train[count]) << count;
 }
 
-TEST(PrepareCommand, TextOnStandardOutput) {
+TEST(PrepareCommand, TablesOfInspectOnStandardOutput) {
   const Workspace workspace;
   const std::string out = output_of(arguments(workspace, workspace.conversations(3), {"--date", "none"}));
-  EXPECT_TRUE(out.starts_with(workspace.path("out.h5") + ": 3 samples, ")) << out;
-  EXPECT_NE(out.find("\n  learned "), std::string::npos) << out;
-  EXPECT_NE(out.find(" tokens: final "), std::string::npos) << out;
+  EXPECT_TRUE(out.starts_with("token file " + workspace.path("out.h5") + "\n  samples ")) << out;
+  const auto printed = json_of(arguments(workspace, workspace.conversations(3), {"--date", "none"}))["train"];
+  const auto inspected = json_of({"inspect", workspace.path("out.h5"), "--tokenizer", kEmbedded});
+  for (const char* part : {"samples", "tokens", "longest_sample", "learned_tokens", "lengths", "channels"})
+    EXPECT_EQ(printed[part], inspected[part]) << part;
 }
 
 TEST(PrepareCommand, SameFileWhateverTheThreads) {
@@ -84,17 +93,104 @@ TEST(PrepareCommand, TwoFilesAndTwoFormats) {
   EXPECT_EQ(train["samples"], 2);
 }
 
-TEST(PrepareCommand, WarnsOfSamplesThatTeachNothing) {
+TEST(PrepareCommand, ListsSamplesThatTeachNothing) {
   const Workspace workspace;
   const std::string input = workspace.write(
       "quiet.jsonl",
       R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "train": false}]})");
-  const ProgramResult result = run_program(arguments(workspace, input));
-  EXPECT_EQ(result.exit_code, 0);
-  EXPECT_EQ(result.err, "warning: in 1 samples of " + workspace.path("out.h5") + " nothing is learned\n");
+  const std::string out = output_of(arguments(workspace, input));
+  EXPECT_NE(out.find("\n1 sample was kept in which nothing is learned:\n  " + input + ":1\n"), std::string::npos)
+      << out;
   const auto loss = json_of({"eval", "--model", kEmbedded, "--data", workspace.path("out.h5")});
   EXPECT_EQ(loss["learned_tokens"], 0);
   EXPECT_TRUE(loss["loss"].is_null());
+}
+
+/// The object in `notes` of that kind; null if there is none.
+nlohmann::json note(const nlohmann::json& report, const std::string& kind) {
+  for (const auto& each : report["notes"]) {
+    if (each["kind"] == kind) return each;
+  }
+  return nullptr;
+}
+
+TEST(PrepareCommand, SkipsWhatIsWrongIfAsked) {
+  const Workspace workspace;
+  std::string lines;
+  for (int i = 1; i <= 20; ++i) lines += i % 2 == 0 ? "{\"text\": \n" : "{\"text\": \"fine\"}\n";
+  const std::string input = workspace.write("mixed.jsonl", lines);
+  const auto report = json_of(arguments(workspace, input, {"--on-error", "skip"}));
+  EXPECT_EQ(report["records"], 20);
+  EXPECT_EQ(report["train"]["samples"], 10);
+  const auto skipped = note(report, "skipped");
+  EXPECT_EQ(skipped["count"], 10);
+  ASSERT_EQ(skipped["first"].size(), 5u);
+  EXPECT_TRUE(skipped["first"][0].get<std::string>().starts_with(input + ":2: not JSON")) << skipped;
+  const std::string out = output_of(arguments(workspace, input, {"--on-error", "skip"}));
+  EXPECT_NE(out.find("\n10 records are wrong and were skipped:\n  " + input + ":2: "), std::string::npos) << out;
+  EXPECT_NE(out.find("\n  and 5 more\n"), std::string::npos) << out;
+}
+
+TEST(PrepareCommand, OverLength) {
+  const Workspace workspace;
+  const std::string input =
+      workspace.write("a.jsonl", "{\"text\": \"short\"}\n{\"text\": \"" + std::string(300, 'q') + "\"}\n");
+  workspace.expect_failure(arguments(workspace, input, {"--max-length", "20"}), 3,
+                           {input + ":2: ", " tokens, expected at most 20"});
+  struct Case {
+    const char *policy, *kind;
+  };
+  for (const auto& [policy, kind] : {Case{"drop", "dropped"}, Case{"truncate", "truncated"},
+                                     Case{"truncate", "truncated_learned"}, Case{"split", "split"}}) {
+    const auto report = json_of(arguments(workspace, input, {"--max-length", "20", "--over-length", policy}));
+    EXPECT_EQ(note(report, kind)["count"], 1) << policy;
+    EXPECT_TRUE(note(report, kind)["first"][0].get<std::string>().starts_with(input + ":2: ")) << report;
+    EXPECT_LE(report["train"]["longest_sample"], 20);
+  }
+  const auto report = json_of(arguments(workspace, input, {"--max-length", "20", "--on-error", "skip"}));
+  EXPECT_EQ(note(report, "skipped")["count"], 1);
+}
+
+TEST(PrepareCommand, WhatIsLearnedAndHowManySamples) {
+  const Workspace workspace;
+  const std::string input = workspace.write(
+      "chat.jsonl", R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, )"
+                    R"({"role": "user", "content": "c"}, {"role": "assistant", "thinking": "hm", "content": "d"}]})"
+                    "\n");
+  const auto train = [&](const std::vector<std::string>& options) {
+    return json_of(arguments(workspace, input, options))["train"];
+  };
+  const auto all = train({});
+  EXPECT_EQ(all["samples"], 1);
+  EXPECT_EQ(train({"--turns", "expand"})["samples"], 2);
+  EXPECT_LT(train({"--turns", "last"})["learned_tokens"], all["learned_tokens"]);
+  EXPECT_LT(train({"--learn", "analysis=0"})["learned_tokens"], all["learned_tokens"]);
+  EXPECT_LT(train({"--learn", "analysis=0.5"})["weight_sum"], all["weight_sum"]);
+  EXPECT_GT(train({"--learn", "user=1"})["learned_tokens"], all["learned_tokens"]);
+  EXPECT_GT(train({"--model-identity", "You are a helper of many words."})["tokens"], 0);
+  EXPECT_NE(train({"--renderer", "harmony"})["tokens"], 0);
+  // The first part of an answer that the options name reaches the tokens.
+  output_of(arguments(workspace, input, {"--knowledge-cutoff", "1999-12", "--reasoning-effort", "high"}));
+  const std::string tokens = output_of({"inspect", workspace.path("out.h5"), "--tokenizer", kEmbedded});
+  EXPECT_NE(tokens.find("analysis"), std::string::npos) << tokens;
+}
+
+TEST(PrepareCommand, FieldsOfOtherNames) {
+  const Workspace workspace;
+  const std::string input = workspace.write("odd.jsonl", R"({"talk": [{"who": "user", "said": "a"}, )"
+                                                         R"({"who": "assistant", "said": "b"}]})"
+                                                         "\n");
+  const auto report =
+      json_of(arguments(workspace, input, {"--map", "messages=talk,role=who", "--map", "content=said"}));
+  EXPECT_EQ(report["train"]["samples"], 1);
+}
+
+TEST(PrepareCommand, StandardInput) {
+  const Workspace workspace;
+  const ProgramResult result =
+      run_program(arguments(workspace, "-", {"--json"}), {.standard_input = "{\"text\": \"fine\"}\n"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(nlohmann::json::parse(result.out)["train"]["samples"], 1);
 }
 
 TEST(PrepareRefuses, Arguments) {
@@ -103,7 +199,28 @@ TEST(PrepareRefuses, Arguments) {
   for (const char* date : {"tomorrow", "2026-02-29", "2026-01-15 "})
     workspace.expect_failure(arguments(workspace, input, {"--date", date}), 2,
                              {"--date: \"" + std::string(date) + "\" is not a date"});
-  workspace.expect_failure(arguments(workspace, input, {"--format", "alpaca"}), 2, {"--format: alpaca"});
+  struct Case {
+    std::vector<std::string> options;
+    std::vector<std::string> mentions;
+  };
+  for (const auto& [options, mentions] : std::vector<Case>{
+           {{"--format", "pdf"}, {"--format: pdf"}},
+           {{"--renderer", "jinja"}, {"--renderer: jinja"}},
+           {{"--reasoning-effort", "huge"}, {"--reasoning-effort: huge"}},
+           {{"--turns", "first"}, {"--turns: first"}},
+           {{"--learn", "finale=1"}, {"--learn: \"finale=1\"", "expected NAME=FACTOR"}},
+           {{"--learn", "final=-1"}, {"--learn: ", "expected NAME=FACTOR"}},
+           {{"--map", "content"}, {"--map: "}},
+           {{"--map", "contents=text"}, {"--map: "}},
+           {{"--max-length", "1"}, {"--max-length: "}},
+           {{"--max-length", "many"}, {"--max-length"}},
+           {{"--max-length", "20", "--over-length", "cut"}, {"--over-length: cut"}},
+           {{"--over-length", "drop"}, {"--over-length", "needs --max-length"}},
+           {{"--on-error", "ignore"}, {"--on-error: ignore"}},
+           {{"--threads", "-1"}, {"--threads"}},
+       }) {
+    workspace.expect_failure(arguments(workspace, input, options), 2, mentions);
+  }
   workspace.expect_failure(arguments(workspace, input, {"--validation", "0.2"}), 2, {"--validation-out"});
   workspace.expect_failure(arguments(workspace, input, {"--validation-out", workspace.path("v.h5")}), 2,
                            {"--validation"});
@@ -130,7 +247,8 @@ TEST(PrepareRefuses, BrokenLinesByNumber) {
   const std::string other = workspace.write("other.jsonl", good + good);
   workspace.expect_failure(arguments(workspace, other, {"--format", "messages"}), 3, {other + ":1: "});
   const std::string empty = workspace.write("empty.jsonl", "\n\n");
-  workspace.expect_failure(arguments(workspace, empty), 3, {"no sample for " + workspace.path("out.h5")});
+  workspace.expect_failure(arguments(workspace, empty), 3,
+                           {"no sample for " + workspace.path("out.h5") + ": the inputs are empty"});
 }
 
 TEST(PrepareRefuses, Outputs) {

@@ -26,6 +26,10 @@ class Capture {
     if (!file_) throw std::system_error(errno, std::generic_category(), "tmpfile");
   }
   [[nodiscard]] int descriptor() const { return ::fileno(file_.get()); }
+  void write(const std::string& text) const {
+    std::fwrite(text.data(), 1, text.size(), file_.get());
+    std::rewind(file_.get());
+  }
   [[nodiscard]] std::string read() const {
     std::rewind(file_.get());
     std::string text;
@@ -81,12 +85,13 @@ ProgramResult run_program(const std::vector<std::string>& arguments, const Progr
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
 
-  const Capture out;
+  const Capture in, out;
+  in.write(options.standard_input);
   std::array<int, 2> err{};
   if (::pipe2(err.data(), O_CLOEXEC) != 0) throw std::system_error(errno, std::generic_category(), "pipe");
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, in.descriptor(), STDIN_FILENO);
   if (options.out_file.empty()) {
     posix_spawn_file_actions_adddup2(&actions, out.descriptor(), STDOUT_FILENO);
   } else {

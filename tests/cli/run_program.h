@@ -17,10 +17,11 @@ struct ProgramResult {
 struct ProgramOptions {
   std::string out_file = "";                      // standard output goes there, and `out` stays empty
   std::optional<std::uint64_t> max_file_bytes{};  // no file may grow beyond: what a full disk is to the program
+  std::string standard_input = "";                // what it reads there
   std::string interrupt_after = "";               // sends SIGINT once standard error has this text
 };
 
-/// Runs OSSATURE_PROGRAM with `arguments` and an empty standard input, in the directory of the test. Throws
+/// Runs OSSATURE_PROGRAM with `arguments` in the directory of the test. Throws
 /// std::system_error if it cannot be started.
 [[nodiscard]] ProgramResult run_program(const std::vector<std::string>& arguments, const ProgramOptions& options = {});
 

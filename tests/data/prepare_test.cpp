@@ -49,7 +49,7 @@ class PrepareTest : public testing::Test {
     result.inputs = inputs;
     result.tokenizer = kTokenizer;
     result.out = folder_ / "out.h5";
-    result.date = "2026-01-15";
+    result.harmony.date = "2026-01-15";
     return result;
   }
   /// The files in the folder, "out.h5" and what was left half done among them.
@@ -74,10 +74,17 @@ TEST_F(PrepareTest, KeepsTheOrderOfLinesWithAnyNumberOfThreads) {
   auto settings = options({folder_.write("b.jsonl", first), folder_.write("a.jsonl", second)});
   for (const int threads : {1, 4}) {
     settings.threads = threads;
-    std::vector<std::int64_t> progress;
-    const PrepareSummary summary = prepare(settings, [&](std::int64_t done) { progress.push_back(done); });
-    EXPECT_EQ(summary.train.samples, 10000);
-    EXPECT_EQ(progress, (std::vector<std::int64_t>{4096, 8192, 10000}));
+    std::vector<PrepareProgress> progress;
+    const PrepareSummary summary = prepare(settings, [&](const PrepareProgress& done) { progress.push_back(done); });
+    EXPECT_EQ(summary.train.samples(), 10000);
+    EXPECT_EQ(summary.records, 10000);
+    ASSERT_EQ(progress.size(), 3u);
+    EXPECT_EQ(progress[0].samples, 4096);
+    EXPECT_EQ(progress[1].samples, 8192);
+    EXPECT_EQ(progress[2].samples, 10000);
+    EXPECT_EQ(progress[2].tokens, summary.train.total().tokens);
+    EXPECT_EQ(progress[2].bytes_done, static_cast<std::int64_t>(first.size() + second.size()));
+    EXPECT_EQ(progress[2].bytes_total, progress[2].bytes_done);
     const Read result = read(settings.out);
     EXPECT_TRUE(result.texts == texts);
     EXPECT_EQ(result.sources[5999], settings.inputs[0].string() + ":6000");
@@ -115,12 +122,15 @@ TEST_F(PrepareTest, CountsEverything) {
     learned_of.push_back(std::ranges::count_if(result.weights[s], [](float w) { return w > 0; }));
     learned += learned_of.back();
   }
-  EXPECT_EQ(summary.train.samples, 5);
-  EXPECT_EQ(summary.train.tokens, tokens);
-  EXPECT_EQ(summary.train.learned_tokens, learned);
-  EXPECT_EQ(summary.train.longest_sample, longest);
-  EXPECT_EQ(summary.train.without_learned, 2);  // the second and the last
-  EXPECT_EQ(summary.validation.samples, 0);
+  EXPECT_EQ(summary.train.samples(), 5);
+  EXPECT_EQ(summary.train.total().tokens, tokens);
+  EXPECT_EQ(summary.train.total().learned, learned);
+  EXPECT_EQ(summary.train.longest(), longest);
+  EXPECT_EQ(summary.train.samples_without_learned(), 2);
+  EXPECT_EQ(summary.nothing_learned.count, 2);
+  EXPECT_EQ(summary.nothing_learned.first,
+            (std::vector<std::string>{(folder_ / "a.jsonl").string() + ":2", (folder_ / "b.jsonl").string() + ":2"}));
+  EXPECT_EQ(summary.validation.samples(), 0);
   // "<|channel|>analysis<|message|>t<|end|><|start|>assistant<|channel|>final<|message|>a<|return|>": each message has
   // its own header.
   const Tokenizer tokenizer = Tokenizer::load(kTokenizer);
@@ -131,9 +141,10 @@ TEST_F(PrepareTest, CountsEverything) {
   EXPECT_EQ(learned_of[0], analysis + final);
   EXPECT_EQ(learned_of[2], call);
   EXPECT_EQ(learned_of[3], size("the end of the story") - 1);
-  EXPECT_EQ(summary.train.learned_by_channel[0], analysis);  // plain text has no channel
-  EXPECT_EQ(summary.train.learned_by_channel[1], call);
-  EXPECT_EQ(summary.train.learned_by_channel[2], final);
+  EXPECT_EQ(summary.train.of(SegmentKind::kAnalysis).learned, analysis);
+  EXPECT_EQ(summary.train.of(SegmentKind::kToolCalls).learned, call);
+  EXPECT_EQ(summary.train.of(SegmentKind::kFinal).learned, final);
+  EXPECT_EQ(summary.train.of(SegmentKind::kText).learned, learned_of[3]);
 }
 
 TEST_F(PrepareTest, ValidationIsChosenByContentAlone) {
@@ -148,8 +159,8 @@ TEST_F(PrepareTest, ValidationIsChosenByContentAlone) {
     settings.validation_out = folder_ / "validation.h5";
     const PrepareSummary summary = prepare(settings);
     const Read train = read(settings.out), validation = read(settings.validation_out);
-    EXPECT_EQ(summary.train.samples, static_cast<std::int64_t>(train.texts.size()));
-    EXPECT_EQ(summary.validation.samples, static_cast<std::int64_t>(validation.texts.size()));
+    EXPECT_EQ(summary.train.samples(), static_cast<std::int64_t>(train.texts.size()));
+    EXPECT_EQ(summary.validation.samples(), static_cast<std::int64_t>(validation.texts.size()));
     return std::pair(std::set(train.texts.begin(), train.texts.end()),
                      std::set(validation.texts.begin(), validation.texts.end()));
   };
@@ -212,6 +223,94 @@ TEST_F(PrepareTest, RefusesFilesThatCannotBeRead) {
   expect_data_error([&] { prepare(options({folder_ / ""})); }, "cannot be opened");
   expect_data_error([&] { prepare(options({folder_.write("empty.jsonl", "\n\n")})); }, "no sample");
   EXPECT_EQ(names(), std::set<std::string>{"empty.jsonl"});
+}
+
+TEST_F(PrepareTest, SidesDependOnWhatIsSaidAlone) {
+  // Spelling of the JSON, date and turns change, contents do not; all samples of a conversation are on one side.
+  std::string plain, spelled;
+  for (int i = 0; i < 300; ++i) {
+    const std::string n = std::to_string(i);
+    plain += R"({"messages": [{"role": "user", "content": "q)" + n + R"("}, {"role": "assistant", "content": "a"}, )" +
+             R"({"role": "user", "content": "r"}, {"role": "assistant", "content": "é)" + n + "\"}]}\n";
+    spelled += R"({"id": 7, "messages": [{"content": "q)" + n + R"(", "role": "user"}, )" +
+               R"({"role": "assistant", "content": "a", "weight": 0.5}, {"role": "user", "content": "r"}, )" +
+               R"({"role": "assistant", "content": "\u00e9)" + n + "\"}]}\n";
+  }
+  const auto held_out = [&](const std::string& lines, const std::string& date, LearnedTurns turns) {
+    auto settings = options({folder_.write("a.jsonl", lines)});
+    settings.validation = 0.2;
+    settings.validation_out = folder_ / "validation.h5";
+    settings.harmony.date = date;
+    settings.harmony.learn.turns = turns;
+    prepare(settings);
+    const Read validation = read(settings.validation_out);
+    EXPECT_EQ(validation.sources.size() + read(settings.out).sources.size(),
+              turns == LearnedTurns::kExpand ? 600u : 300u);
+    return std::set(validation.sources.begin(), validation.sources.end());
+  };
+  const auto expected = held_out(plain, "2026-01-15", LearnedTurns::kAll);
+  EXPECT_NEAR(static_cast<double>(expected.size()), 60, 21);  // 3 standard deviations; the draw is fixed
+  EXPECT_EQ(held_out(spelled, "2026-07-01", LearnedTurns::kAll), expected);
+  EXPECT_EQ(held_out(plain, "2026-07-01", LearnedTurns::kExpand), expected);
+}
+
+TEST_F(PrepareTest, SkippedErrorsAreCountedAndTheFirstListed) {
+  std::string lines;
+  for (int i = 1; i <= 9000; ++i) lines += i % 1000 == 7 ? "{broken\n" : text_line("fine");
+  const auto input = folder_.write("a.jsonl", lines);
+  auto settings = options({input});
+  settings.skip_errors = true;
+  for (const int threads : {1, 3}) {
+    settings.threads = threads;
+    const PrepareSummary summary = prepare(settings);
+    EXPECT_EQ(summary.records, 9000);
+    EXPECT_EQ(summary.train.samples(), 8991);
+    EXPECT_EQ(summary.skipped.count, 9);
+    ASSERT_EQ(summary.skipped.first.size(), Occurrences::kListed);
+    for (std::size_t i = 0; i < Occurrences::kListed; ++i) {
+      EXPECT_EQ(summary.skipped.first[i].rfind(input.string() + ":" + std::to_string(1000 * i + 7) + ": not JSON", 0),
+                0u)
+          << summary.skipped.first[i];
+    }
+  }
+  settings.inputs = {folder_.write("b.jsonl", "{broken\n[]\n")};
+  settings.out = folder_ / "none.h5";
+  const std::string message = data_error_of([&] { prepare(settings); });
+  EXPECT_NE(message.find("every record is wrong, first " + settings.inputs[0].string() + ":1: "), std::string::npos)
+      << message;
+  EXPECT_FALSE(names().contains("none.h5"));
+}
+
+TEST_F(PrepareTest, LengthIsLimitedSampleBySample) {
+  const auto input = folder_.write("a.jsonl", text_line("short") + text_line(std::string(500, 'q')) + text_line("end"));
+  auto settings = options({input});
+  settings.length = {.max_length = 50, .over_length = OverLength::kError};
+  expect_data_error([&] { prepare(settings); }, input.string() + ":2: ");
+  settings.skip_errors = true;
+  EXPECT_EQ(prepare(settings).skipped.count, 1);
+  settings.length.over_length = OverLength::kDrop;
+  const PrepareSummary dropped = prepare(settings);
+  EXPECT_EQ(dropped.length.dropped.count, 1);
+  EXPECT_EQ(dropped.train.samples(), 2);
+  settings.length.over_length = OverLength::kSplit;
+  const PrepareSummary split = prepare(settings);
+  EXPECT_EQ(split.length.split.count, 1);
+  const Read result = read(settings.out);
+  EXPECT_EQ(result.texts.front(), "short");
+  EXPECT_EQ(result.texts.back(), "end");
+  EXPECT_EQ(result.sources[1], input.string() + ":2");
+}
+
+TEST_F(PrepareTest, WhatProgressThrowsEndsTheWorkAndLeavesNothing) {
+  std::string lines;
+  for (int i = 0; i < 20000; ++i) lines += text_line("fine");
+  auto settings = options({folder_.write("a.jsonl", lines)});
+  for (const int threads : {1, 4}) {
+    settings.threads = threads;
+    EXPECT_THROW(prepare(settings, [](const PrepareProgress&) { throw std::runtime_error("enough"); }),
+                 std::runtime_error);
+    EXPECT_EQ(names(), std::set<std::string>{"a.jsonl"});
+  }
 }
 
 TEST_F(PrepareTest, RefusesToWriteOverItsInput) {
