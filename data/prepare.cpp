@@ -6,6 +6,7 @@
 #include <optional>
 #include <thread>
 
+#include "data/lint.h"
 #include "data/ordered_work.h"
 #include "data/token_file.h"
 
@@ -32,6 +33,7 @@ struct Rendered {
   struct Part {
     std::vector<RenderedSample> samples;
     std::string place;
+    SampleLint lint;
     bool is_validation = false;
   };
   std::vector<Part> parts;
@@ -145,19 +147,26 @@ class Renderer {
     Rendered::Part part;
     part.place = record.place();
     part.is_validation = options_.validation > 0.0 && share_of(sample) < options_.validation;
+    std::vector<RenderedSample> whole = render(sample, part.place);
+    part.lint = lint_of(sample, whole);
     LengthReport length;
-    for (RenderedSample& rendered : render(sample, part.place)) {
+    for (RenderedSample& rendered : whole) {
       limit_.apply(std::move(rendered), std::holds_alternative<std::string>(sample), part.place, part.samples, length);
     }
     result.summary.length.append(length);
     TokenStatistics& statistics = part.is_validation ? result.summary.validation : result.summary.train;
     for (const RenderedSample& rendered : part.samples) {
       statistics.add(rendered.tokens, rendered.loss_weights);
-      if (std::none_of(rendered.loss_weights.begin(), rendered.loss_weights.end(), [](float w) { return w > 0; })) {
-        result.summary.nothing_learned.add(part.place);
-      }
     }
     result.parts.push_back(std::move(part));
+  }
+
+  [[nodiscard]] SampleLint lint_of(const Sample& sample, const std::vector<RenderedSample>& rendered) const {
+    if (const auto* conversation = std::get_if<Conversation>(&sample)) {
+      return lint(*conversation, rendered, options_.harmony);
+    }
+    if (const auto* text = std::get_if<HarmonyText>(&sample)) return lint_harmony_text(text->text, rendered);
+    return lint_text(std::get<std::string>(sample), rendered.front());
   }
 
   [[nodiscard]] std::vector<RenderedSample> render(const Sample& sample, const std::string& place) const {
@@ -193,6 +202,7 @@ class Writer {
 
   void write(const Rendered& rendered) {
     for (const Rendered::Part& part : rendered.parts) {
+      lint_.add(part.lint, part.place);
       for (const RenderedSample& sample : part.samples) {
         (part.is_validation ? *validation_ : train_).add(sample.tokens, sample.loss_weights, part.place);
       }
@@ -204,7 +214,6 @@ class Writer {
     summary_.records += s.records;
     summary_.skipped.append(s.skipped);
     summary_.length.append(s.length);
-    summary_.nothing_learned.append(s.nothing_learned);
     if (progress_) {
       progress_({rendered.bytes_done, rendered.bytes_total, summary_.train.samples() + summary_.validation.samples(),
                  summary_.train.total().tokens + summary_.validation.total().tokens});
@@ -217,6 +226,7 @@ class Writer {
     }
     train_.finish();
     if (validation_) validation_->finish();
+    summary_.lint = lint_.findings();
     return std::move(summary_);
   }
 
@@ -231,6 +241,7 @@ class Writer {
   const std::function<void(const PrepareProgress&)>& progress_;
   TokenFileWriter train_;
   std::optional<TokenFileWriter> validation_;
+  Lint lint_;
   PrepareSummary summary_;
 };
 

@@ -11,6 +11,7 @@
 #include "data/formats.h"
 #include "data/harmony.h"
 #include "data/length_limit.h"
+#include "data/lint.h"
 #include "data/occurrences.h"
 #include "data/records.h"
 #include "data/statistics.h"
@@ -43,7 +44,7 @@ struct PrepareSummary {
   std::int64_t records = 0;  // read, wrong ones included
   Occurrences skipped;       // with PrepareOptions::skip_errors: "chats.jsonl:12: what is wrong"
   LengthReport length;
-  Occurrences nothing_learned;  // samples kept in which nothing is learned
+  std::vector<LintFinding> lint;  // of the records that were not skipped
 };
 
 /// Reads all inputs in order, tokenizes on several threads, and writes the samples in the order of the records: the

@@ -12,9 +12,10 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct Note {
-  const char* kind;
+  std::string kind;
+  std::int64_t count;
   std::string sentence;  // begins with the count
-  const Occurrences& occurrences;
+  const std::vector<std::string>& first;
 };
 
 std::string counted(std::int64_t count, const std::string& one, const std::string& many) {
@@ -26,7 +27,8 @@ std::vector<Note> notes_of(const PrepareSummary& summary) {
   std::vector<Note> notes;
   const auto add = [&](const char* kind, const Occurrences& occurrences, const std::string& one,
                        const std::string& many) {
-    if (occurrences.count > 0) notes.push_back({kind, counted(occurrences.count, one, many), occurrences});
+    if (occurrences.count > 0)
+      notes.push_back({kind, occurrences.count, counted(occurrences.count, one, many), occurrences.first});
   };
   const LengthReport& length = summary.length;
   add("skipped", summary.skipped, "record is wrong and was skipped", "records are wrong and were skipped");
@@ -38,8 +40,12 @@ std::vector<Note> notes_of(const PrepareSummary& summary) {
   add("split", length.split, "sample was split", "samples were split");
   add("turns_dropped", length.turns_dropped, "turn is too long alone and was dropped",
       "turns are too long alone and were dropped");
-  add("nothing_learned", summary.nothing_learned, "sample was kept in which nothing is learned",
-      "samples were kept in which nothing is learned");
+  for (const LintFinding& finding : summary.lint) {
+    notes.push_back({std::string(name_of(finding.kind)), finding.count,
+                     counted(finding.count, "record: ", "records: ") + std::string(explanation_of(finding.kind)) + " " +
+                         std::string(advice_of(finding.kind)),
+                     finding.sources});
+  }
   return notes;
 }
 
@@ -59,10 +65,10 @@ std::string to_text(const PrepareSummary& summary, const PrepareOptions& options
   const std::vector<Note> notes = notes_of(summary);
   if (!notes.empty()) text += "\n";
   for (const Note& note : notes) {
-    text += note.sentence + ":\n";
-    for (const std::string& place : note.occurrences.first) text += "  " + place + "\n";
-    const auto listed = static_cast<std::int64_t>(note.occurrences.first.size());
-    if (note.occurrences.count > listed) text += "  and " + std::to_string(note.occurrences.count - listed) + " more\n";
+    text += note.sentence + (note.sentence.ends_with('.') ? "\n" : ":\n");
+    for (const std::string& place : note.first) text += "  " + place + "\n";
+    const auto listed = static_cast<std::int64_t>(note.first.size());
+    if (note.count > listed) text += "  and " + std::to_string(note.count - listed) + " more\n";
   }
   return text;
 }
@@ -75,8 +81,7 @@ std::string to_json(const PrepareSummary& summary, const PrepareOptions& options
   }
   json["notes"] = Json::array();
   for (const Note& note : notes_of(summary)) {
-    json["notes"].push_back(
-        {{"kind", note.kind}, {"count", note.occurrences.count}, {"first", note.occurrences.first}});
+    json["notes"].push_back({{"kind", note.kind}, {"count", note.count}, {"first", note.first}});
   }
   return json.dump(2, ' ', false, Json::error_handler_t::replace);
 }

@@ -127,8 +127,10 @@ TEST_F(PrepareTest, CountsEverything) {
   EXPECT_EQ(summary.train.total().learned, learned);
   EXPECT_EQ(summary.train.longest(), longest);
   EXPECT_EQ(summary.train.samples_without_learned(), 2);
-  EXPECT_EQ(summary.nothing_learned.count, 2);
-  EXPECT_EQ(summary.nothing_learned.first,
+  const auto finding = std::ranges::find(summary.lint, LintKind::kNothingLearned, &LintFinding::kind);
+  ASSERT_NE(finding, summary.lint.end());
+  EXPECT_EQ(finding->count, 2);
+  EXPECT_EQ(finding->sources,
             (std::vector<std::string>{(folder_ / "a.jsonl").string() + ":2", (folder_ / "b.jsonl").string() + ":2"}));
   EXPECT_EQ(summary.validation.samples(), 0);
   // "<|channel|>analysis<|message|>t<|end|><|start|>assistant<|channel|>final<|message|>a<|return|>": each message has
