@@ -26,7 +26,7 @@ std::string error_of(const std::filesystem::path& input, std::optional<DataForma
   options.inputs = {input};
   options.tokenizer = std::filesystem::path(OSSATURE_SOURCE_DIR) / "tests/data/fixtures";
   options.out = input.parent_path() / "out.h5";
-  options.format = format;
+  options.format.format = format;
   const std::string message = data_error_of([&] { prepare(options); });
   EXPECT_EQ(names_in(input.parent_path()), std::set<std::string>{input.filename().string()});
   return message;
