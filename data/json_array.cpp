@@ -19,29 +19,34 @@ std::string quoted(char c) {
   return std::string("'") + c + "'";
 }
 
+/// Far more than a record may have; it bounds memory.
+constexpr std::size_t kMaxDepth = 1 << 20;
+
 /// Finds the end of one JSON value, fed in parts.
 class ValueScanner {
  public:
-  enum class State { kInside, kEnded, kMismatched };
+  enum class State { kInside, kEnded, kMismatched, kTooDeep };
 
   /// Reads on from `at`, which is left behind the value, at the end of `text`, or at the bracket that does not fit.
   State scan(std::string_view text, std::size_t& at) {
     for (; at < text.size(); ++at) {
+      if (in_string_ && !is_escaped_) {
+        while (at < text.size() && text[at] != '"' && text[at] != '\\') ++at;
+        if (at == text.size()) break;
+      }
       const char c = text[at];
-      if (in_string_) {
-        if (is_escaped_) {
-          is_escaped_ = false;
-        } else if (c == '\\') {
-          is_escaped_ = true;
-        } else if (c == '"') {
-          in_string_ = false;
-          if (open_.empty()) return ended_after(at);
-        }
+      if (is_escaped_) {
+        is_escaped_ = false;
+      } else if (in_string_) {
+        is_escaped_ = c == '\\';
+        in_string_ = is_escaped_;
+        if (!in_string_ && open_.empty()) return ended_after(at);
       } else if (c == '"') {
         if (is_scalar_) return State::kMismatched;
         in_string_ = true;
       } else if (c == '{' || c == '[') {
         if (is_scalar_) return State::kMismatched;
+        if (open_.size() == kMaxDepth) return State::kTooDeep;
         open_.push_back(c);
       } else if (open_.empty()) {
         if (ends_scalar(c)) return State::kEnded;
@@ -104,6 +109,10 @@ InputPiece JsonArraySplitter::element() {
   std::size_t at = 0;
   while (true) {
     const auto state = scanner.scan(file_.window(), at);
+    if (state == ValueScanner::State::kTooDeep) {
+      fail("more than " + std::to_string(kMaxDepth) + " lists and objects within each other in element " +
+           std::to_string(num_elements_) + " of the array; expected a record");
+    }
     if (state == ValueScanner::State::kMismatched) {
       const char found = file_.window()[at];
       take(at);
