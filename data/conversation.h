@@ -80,7 +80,7 @@ struct Conversation {
   std::vector<std::string> builtin_tools;  // of "browser", "python"
   // Instead of the renderer's, "" or nullopt = not given.
   std::string reasoning_effort;  // low | medium | high
-  std::string model_identity;
+  std::optional<std::string> model_identity;
   std::string knowledge_cutoff;     // "2024-06"
   std::optional<std::string> date;  // "2026-01-15"
 };

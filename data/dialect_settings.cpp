@@ -86,7 +86,7 @@ void read_settings(const JsonFields& record, Conversation& conversation) {
     record.refuse(Field::kReasoningEffort, "low, medium or high");
   }
   conversation.reasoning_effort = effort;
-  conversation.model_identity = record.optional_text(Field::kModelIdentity).value_or("");
+  conversation.model_identity = record.optional_text(Field::kModelIdentity);
   conversation.knowledge_cutoff = record.optional_text(Field::kKnowledgeCutoff).value_or("");
   if (auto date = record.optional_text(Field::kDate)) {
     if (!is_date(*date)) {

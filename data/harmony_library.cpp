@@ -165,7 +165,7 @@ class Translator {
     const auto set = [](SystemSetting& setting, const std::string& value) {
       if (!value.empty()) setting = {true, value};
     };
-    set(content.model_identity, conversation_.model_identity);
+    if (conversation_.model_identity) content.model_identity = {true, conversation_.model_identity};
     set(content.knowledge_cutoff, conversation_.knowledge_cutoff);
     set(content.reasoning_effort, conversation_.reasoning_effort);
     if (conversation_.date) set(content.conversation_start_date, *conversation_.date);

@@ -74,7 +74,7 @@ std::string system_text(const Conversation& conversation, const HarmonyOptions& 
   const auto given = [](const std::string& value, const std::string& otherwise) {
     return value.empty() ? otherwise : value;
   };
-  std::string text = given(conversation.model_identity, options.model_identity) +
+  std::string text = conversation.model_identity.value_or(options.model_identity) +
                      "\nKnowledge cutoff: " + given(conversation.knowledge_cutoff, options.knowledge_cutoff) + "\n";
   if (const auto& date = conversation.date ? conversation.date : options.date) text += "Current date: " + *date + "\n";
   text += "\nReasoning: " + given(conversation.reasoning_effort, options.reasoning_effort) + "\n\n";
