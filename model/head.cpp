@@ -3,14 +3,20 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include "model/cross_entropy.h"
+
 namespace ossature {
 namespace {
 
-/// Float32 logits held at once: large enough for full-speed products, small beside the model.
-constexpr std::int64_t kChunkBytes = 128 << 20;
+/// Logits held at once: enough rows for products at full speed, small beside the model.
+constexpr std::int64_t kChunkBytes = 256 << 20;
 
-std::int64_t chunk_rows(const Transformer& transformer) {
-  return std::max<std::int64_t>(1, kChunkBytes / (transformer.lm_head.size(0) * 4));
+/// Rows of a chunk of `count` rows in all, in logits of `dtype`; chunks are about equal.
+std::int64_t chunk_rows(const Transformer& transformer, std::int64_t count, at::ScalarType dtype) {
+  const auto row_bytes = transformer.lm_head.size(0) * static_cast<std::int64_t>(c10::elementSize(dtype));
+  const auto most = std::max<std::int64_t>(1, kChunkBytes / row_bytes);
+  const auto chunks = std::max<std::int64_t>(1, (count + most - 1) / most);
+  return std::max<std::int64_t>(1, (count + chunks - 1) / chunks);
 }
 
 }  // namespace
@@ -50,19 +56,15 @@ HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, con
   const at::Tensor head = transformer.lm_head.to(transformer.dtype());
   const bool trains_head = transformer.lm_head.requires_grad();
   at::Tensor grad_normed = at::empty_like(normed);
-  for (std::int64_t first = 0; first < rows.size(0); first += chunk_rows(transformer)) {
-    const auto count = std::min(chunk_rows(transformer), rows.size(0) - first);
+  const auto chunk = chunk_rows(transformer, rows.size(0), transformer.dtype());
+  for (std::int64_t first = 0; first < rows.size(0); first += chunk) {
+    const auto count = std::min(chunk, rows.size(0) - first);
     const at::Tensor part = normed.detach().narrow(0, first, count);
-    const at::Tensor weights = targets.weights.narrow(0, first, count).to(device);
-    const at::Tensor index = targets.targets.narrow(0, first, count).to(device).unsqueeze(1);
-    at::Tensor logits = at::linear(part, head).to(at::kFloat);
-    const at::Tensor lse = logits.logsumexp(1, true);
-    const at::Tensor losses = (lse - logits.gather(1, index)).squeeze(1) * weights;
-    result.loss_sum += losses.to(at::kDouble).sum().item<double>();
-    logits.sub_(lse).exp_();  // probabilities
-    logits.scatter_add_(1, index, at::full_like(index, -1, logits.options()));
-    const at::Tensor grad = logits.mul_(weights.unsqueeze(1)).to(transformer.dtype());
-    grad_normed.narrow(0, first, count).copy_(grad.mm(head));
+    const at::Tensor grad = at::linear(part, head);  // logits, until the next line
+    result.loss_sum += cross_entropy_gradient(grad, targets.targets.narrow(0, first, count).to(device),
+                                              targets.weights.narrow(0, first, count).to(device));
+    at::Tensor grad_part = grad_normed.narrow(0, first, count);
+    at::mm_out(grad_part, grad, head);
     if (trains_head) transformer.lm_head.mutable_grad().add_(grad.t().mm(part));
   }
   torch::autograd::backward({normed}, {grad_normed});
@@ -75,8 +77,9 @@ at::Tensor head_log_probs(const Transformer& transformer, const at::Tensor& hidd
   const auto device = hidden.device();
   const at::Tensor rows = targets.rows.to(device);
   at::Tensor result = at::empty({rows.size(0)}, at::kFloat);
-  for (std::int64_t first = 0; first < rows.size(0); first += chunk_rows(transformer)) {
-    const auto count = std::min(chunk_rows(transformer), rows.size(0) - first);
+  const auto chunk = chunk_rows(transformer, rows.size(0), at::kFloat);
+  for (std::int64_t first = 0; first < rows.size(0); first += chunk) {
+    const auto count = std::min(chunk, rows.size(0) - first);
     const at::Tensor logits = head_logits(transformer, hidden.index_select(0, rows.narrow(0, first, count)));
     const at::Tensor index = targets.targets.narrow(0, first, count).to(device).unsqueeze(1);
     result.narrow(0, first, count).copy_((logits.gather(1, index) - logits.logsumexp(1, true)).squeeze(1));

@@ -16,19 +16,25 @@ std::uint64_t mix(std::uint64_t x) {
 
 }  // namespace
 
+DropoutMask::DropoutMask(double p, DropoutKey key)
+    : active_(p != 0.0 && key.seed != 0),
+      kept_(static_cast<float>(1.0 / (1.0 - p))),
+      threshold_(static_cast<std::uint64_t>(p * 4294967296.0)),
+      stream_(mix(key.seed ^ mix(key.place))) {}
+
+float DropoutMask::factor(std::uint64_t index) const {
+  return (mix(stream_ + index) >> 32) < threshold_ ? 0.0f : kept_;
+}
+
 at::Tensor dropout(const at::Tensor& x, double p, DropoutKey key) {
-  if (p == 0.0 || key.seed == 0) return x;
-  at::Tensor mask = at::empty(x.sizes(), at::kFloat);
-  auto* values = mask.data_ptr<float>();
-  const auto kept = static_cast<float>(1.0 / (1.0 - p));
-  const auto threshold = static_cast<std::uint64_t>(p * 4294967296.0);
-  const std::uint64_t stream = mix(key.seed ^ mix(key.place));
-  at::parallel_for(0, mask.numel(), 4096, [&](std::int64_t begin, std::int64_t end) {
-    for (auto i = begin; i < end; ++i) {
-      values[i] = (mix(stream + static_cast<std::uint64_t>(i)) >> 32) < threshold ? 0.0f : kept;
-    }
+  const DropoutMask mask(p, key);
+  if (!mask.active()) return x;
+  at::Tensor factors = at::empty(x.sizes(), at::kFloat);
+  auto* values = factors.data_ptr<float>();
+  at::parallel_for(0, factors.numel(), 4096, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = begin; i < end; ++i) values[i] = mask.factor(static_cast<std::uint64_t>(i));
   });
-  return x * mask.to(x.device(), x.scalar_type());
+  return x * factors.to(x.device(), x.scalar_type());
 }
 
 at::Tensor apply(const Linear& linear, const at::Tensor& x, DropoutKey key) {

@@ -33,6 +33,22 @@ struct DropoutKey {
   std::uint64_t place = 0;  // distinguishes layers and modules
 };
 
+/// The mask that a key stands for.
+class DropoutMask {
+ public:
+  /// `p`: probability that a value is zeroed, 0 to below 1.
+  DropoutMask(double p, DropoutKey key);
+  /// Whether any value is changed: neither `p` nor the key's seed is 0.
+  [[nodiscard]] bool active() const { return active_; }
+  /// The factor of value `index`: 0 or 1 / (1 - p).
+  [[nodiscard]] float factor(std::uint64_t index) const;
+
+ private:
+  bool active_;
+  float kept_;
+  std::uint64_t threshold_, stream_;
+};
+
 /// Zeroes each value of x with probability `p` and scales the rest by 1 / (1 - p). The mask is a function of key and of
 /// the value's index alone. Differentiable. Returns x itself if p is 0 or the key's seed is.
 [[nodiscard]] at::Tensor dropout(const at::Tensor& x, double p, DropoutKey key);

@@ -30,7 +30,13 @@ struct Mxfp4Tensor {
 void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first, std::int64_t rows,
                        std::int64_t num_blocks, std::uint16_t* out);
 
-/// The same without vector instructions: the judge of the one above.
+/// Decodes the same rows (an even number), columns 32 first_block .. 32 (first_block + block_count), as pairs of rows:
+/// out [rows / 2][32 block_count][2], the two values of a column beside each other. Exact, single threaded.
+void mxfp4_decode_row_pairs(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
+                            std::int64_t rows, std::int64_t num_blocks, std::int64_t first_block,
+                            std::int64_t block_count, std::uint16_t* out);
+
+/// mxfp4_decode_rows without vector instructions: its judge.
 void mxfp4_decode_rows_plain(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
                              std::int64_t rows, std::int64_t num_blocks, std::uint16_t* out);
 

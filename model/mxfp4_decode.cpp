@@ -48,6 +48,26 @@ void decode_blocks_plain(const std::uint8_t* codes, const std::uint8_t* scales, 
   }
 }
 
+/// A block of two rows, the values of a column beside each other.
+void decode_block_pair_plain(const std::uint8_t* upper, const std::uint8_t* lower, int upper_scale, int lower_scale,
+                             std::uint16_t* out) {
+  std::uint16_t rows[2][kMxfp4BlockSize];
+  decode_block_plain(upper, upper_scale, rows[0]);
+  decode_block_plain(lower, lower_scale, rows[1]);
+  for (std::int64_t i = 0; i < kMxfp4BlockSize; ++i) {
+    out[2 * i] = rows[0][i];
+    out[2 * i + 1] = rows[1][i];
+  }
+}
+
+void decode_pairs_plain(const std::uint8_t* upper, const std::uint8_t* lower, const std::uint8_t* upper_scales,
+                        const std::uint8_t* lower_scales, std::int64_t num_blocks, std::uint16_t* out) {
+  for (std::int64_t block = 0; block < num_blocks; ++block) {
+    decode_block_pair_plain(upper + block * kMxfp4BlockBytes, lower + block * kMxfp4BlockBytes, upper_scales[block],
+                            lower_scales[block], out + block * 2 * kMxfp4BlockSize);
+  }
+}
+
 #if defined(__x86_64__)
 /// One block a step: 16 bytes become 16 lanes of 32 bits that hold both nibbles, a table look-up of 16-bit entries
 /// turns them into bfloat16 values at scale 1, and the scale is an addition to their exponents.
@@ -76,22 +96,75 @@ __attribute__((target("avx512f,avx512bw,avx512vl"))) void decode_blocks_avx512(c
     _mm512_storeu_si512(out + block * kMxfp4BlockSize, _mm512_mask_add_epi16(values, not_zero, values, shift));
   }
 }
-#endif
 
-using DecodeBlocks = void (*)(const std::uint8_t*, const std::uint8_t*, std::int64_t, std::uint16_t*);
-
-DecodeBlocks choose_kernel() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-    return decode_blocks_avx512;
+/// A block of two rows a step: lanes of 32 bits take a nibble of each row, first those of the even columns, then those
+/// of the odd ones; both are looked up and scaled at once, and put in the order of columns.
+__attribute__((target("avx512f,avx512bw,avx512vl"))) void decode_pairs_avx512(
+    const std::uint8_t* upper, const std::uint8_t* lower, const std::uint8_t* upper_scales,
+    const std::uint8_t* lower_scales, std::int64_t num_blocks, std::uint16_t* out) {
+  alignas(64) std::uint16_t entries[32];
+  for (std::uint8_t code = 0; code < 16; ++code) entries[code] = entries[code + 16] = to_bfloat16_bits(kValues[code]);
+  alignas(64) std::uint32_t first_columns[16], last_columns[16];  // 16: from the second operand
+  for (std::uint32_t i = 0; i < 16; ++i) {
+    first_columns[i] = i / 2 + 16 * (i % 2);
+    last_columns[i] = first_columns[i] + 8;
   }
+  const __m512i table = _mm512_load_si512(entries);
+  const __m512i first_half = _mm512_load_si512(first_columns), last_half = _mm512_load_si512(last_columns);
+  const __m512i magnitude = _mm512_set1_epi16(0x7fff);
+  const __m512i nibble = _mm512_set1_epi32(0x000f000f);
+  const __mmask16 all = 0xffff;
+  for (std::int64_t block = 0; block < num_blocks; ++block) {
+    const int upper_scale = upper_scales[block], lower_scale = lower_scales[block];
+    const std::uint8_t* upper_codes = upper + block * kMxfp4BlockBytes;
+    const std::uint8_t* lower_codes = lower + block * kMxfp4BlockBytes;
+    std::uint16_t* to = out + block * 2 * kMxfp4BlockSize;
+    if (upper_scale < kFirstNormalScale || lower_scale < kFirstNormalScale) {
+      decode_block_pair_plain(upper_codes, lower_codes, upper_scale, lower_scale, to);
+      continue;
+    }
+    const __m512i above =
+        _mm512_maskz_cvtepu8_epi32(all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(upper_codes)));
+    const __m512i below =
+        _mm512_maskz_cvtepu8_epi32(all, _mm_loadu_si128(reinterpret_cast<const __m128i*>(lower_codes)));
+    const __m512i both = _mm512_or_si512(above, _mm512_maskz_slli_epi32(all, below, 16));
+    const __m512i even = _mm512_permutexvar_epi16(_mm512_and_si512(both, nibble), table);
+    const __m512i odd =
+        _mm512_permutexvar_epi16(_mm512_and_si512(_mm512_maskz_srli_epi32(all, both, 4), nibble), table);
+    const auto exponents = static_cast<std::uint32_t>((upper_scale - 127) * 128 & 0xffff) |
+                           static_cast<std::uint32_t>((lower_scale - 127) * 128) << 16;
+    const __m512i shift = _mm512_set1_epi32(static_cast<int>(exponents));
+    const __m512i even_values = _mm512_mask_add_epi16(even, _mm512_test_epi16_mask(even, magnitude), even, shift);
+    const __m512i odd_values = _mm512_mask_add_epi16(odd, _mm512_test_epi16_mask(odd, magnitude), odd, shift);
+    _mm512_storeu_si512(to, _mm512_permutex2var_epi32(even_values, first_half, odd_values));
+    _mm512_storeu_si512(to + kMxfp4BlockSize, _mm512_permutex2var_epi32(even_values, last_half, odd_values));
+  }
+}
 #endif
-  return decode_blocks_plain;
+
+bool has_avx512() {
+#if defined(__x86_64__)
+  static const bool found =
+      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  return found;
+#else
+  return false;
+#endif
 }
 
 void decode_blocks(const std::uint8_t* codes, const std::uint8_t* scales, std::int64_t num_blocks, std::uint16_t* out) {
-  static const DecodeBlocks kernel = choose_kernel();
-  kernel(codes, scales, num_blocks, out);
+#if defined(__x86_64__)
+  if (has_avx512()) return decode_blocks_avx512(codes, scales, num_blocks, out);
+#endif
+  decode_blocks_plain(codes, scales, num_blocks, out);
+}
+
+void decode_pairs(const std::uint8_t* upper, const std::uint8_t* lower, const std::uint8_t* upper_scales,
+                  const std::uint8_t* lower_scales, std::int64_t num_blocks, std::uint16_t* out) {
+#if defined(__x86_64__)
+  if (has_avx512()) return decode_pairs_avx512(upper, lower, upper_scales, lower_scales, num_blocks, out);
+#endif
+  decode_pairs_plain(upper, lower, upper_scales, lower_scales, num_blocks, out);
 }
 
 /// [rows, G, 16] and [rows, G] -> [rows, G * 32], on any device.
@@ -114,6 +187,17 @@ void mxfp4_decode_rows_plain(const std::uint8_t* blocks, const std::uint8_t* sca
                              std::int64_t rows, std::int64_t num_blocks, std::uint16_t* out) {
   decode_blocks_plain(blocks + first * num_blocks * kMxfp4BlockBytes, scales + first * num_blocks, rows * num_blocks,
                       out);
+}
+
+void mxfp4_decode_row_pairs(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
+                            std::int64_t rows, std::int64_t num_blocks, std::int64_t first_block,
+                            std::int64_t block_count, std::uint16_t* out) {
+  for (auto row = first; row < first + rows; row += 2) {
+    const auto upper = row * num_blocks + first_block, lower = upper + num_blocks;
+    decode_pairs(blocks + upper * kMxfp4BlockBytes, blocks + lower * kMxfp4BlockBytes, scales + upper, scales + lower,
+                 block_count, out);
+    out += block_count * 2 * kMxfp4BlockSize;
+  }
 }
 
 at::Tensor mxfp4_decode_expert(const Mxfp4Tensor& weight, std::int64_t e, at::ScalarType dtype, const at::Tensor& out) {

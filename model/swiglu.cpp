@@ -1,55 +1,16 @@
 #include "model/swiglu.h"
 
-#include <bit>
-#include <cstdint>
-
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include "model/swiglu_math.h"
 
 namespace ossature {
 namespace {
 
 constexpr std::int64_t kChunk = 256;  // features handled at once; the buffers stay in the first-level cache
-constexpr auto kAlpha = static_cast<float>(kSwigluAlpha);
-
-#define OSSATURE_INLINE inline __attribute__((always_inline))
-
-OSSATURE_INLINE float load(float value) {
-  return value;
-}
-OSSATURE_INLINE float load(c10::BFloat16 value) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(value.x) << 16);
-}
-OSSATURE_INLINE void store(float value, float* out) {
-  *out = value;
-}
-OSSATURE_INLINE void store(float value, c10::BFloat16* out) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to nearest, ties to even
-  out->x = static_cast<std::uint16_t>(value != value ? 0x7fc0u : rounded);
-}
-
-/// exp(-x) by 2^n times a polynomial (Taylor to the seventh power on |r| <= ln2/2): relative error below 2e-7, and
-/// unlike std::exp it runs in vector registers.
-OSSATURE_INLINE float exp_negative(float x) {
-  const float clamped = x > 87.0f ? 87.0f : (x < -87.0f ? -87.0f : x);
-  const float y = -clamped;
-  const float shifted = y * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are the rounded integer
-  const float n = shifted - 12582912.0f;
-  const float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const auto exponent = (std::bit_cast<std::uint32_t>(shifted) + 127u) << 23;
-  const float result = p * std::bit_cast<float>(exponent);
-  return x != x ? x : result;
-}
+using namespace swiglu_math;
 
 template <typename T>
 OSSATURE_INLINE void forward_row(const T* u, T* h, std::int64_t size, float limit) {
@@ -63,10 +24,7 @@ OSSATURE_INLINE void forward_row(const T* u, T* h, std::int64_t size, float limi
     }
 #pragma omp simd
     for (std::int64_t j = 0; j < count; ++j) {
-      const float g = gate[j] > limit ? limit : gate[j];
-      float l = up[j] > limit ? limit : up[j];
-      l = l < -limit ? -limit : l;
-      store(g / (1.0f + exp_negative(kAlpha * g)) * (l + 1.0f), h + first + j);
+      store(activation(gate[j], up[j], limit), h + first + j);
     }
   }
 }
@@ -83,15 +41,10 @@ OSSATURE_INLINE void backward_row(const T* u, const T* grad, T* du, std::int64_t
     }
 #pragma omp simd
     for (std::int64_t j = 0; j < count; ++j) {
-      const float g = gate[j] > limit ? limit : gate[j];
-      float l = up[j] > limit ? limit : up[j];
-      l = l < -limit ? -limit : l;
-      const float sigmoid = 1.0f / (1.0f + exp_negative(kAlpha * g));
-      const float d = load(grad[first + j]);
-      const float dgate = d * (l + 1.0f) * sigmoid * (1.0f + kAlpha * g * (1.0f - sigmoid));
-      const float dup = d * g * sigmoid;
-      gate[j] = gate[j] > limit ? 0.0f : dgate;
-      up[j] = up[j] > limit || up[j] < -limit ? 0.0f : dup;
+      float grad_gate, grad_up, unused;
+      gradient(gate[j], up[j], limit, load(grad[first + j]), grad_gate, grad_up, unused);
+      gate[j] = grad_gate;
+      up[j] = grad_up;
     }
 #pragma omp simd
     for (std::int64_t j = 0; j < count; ++j) {

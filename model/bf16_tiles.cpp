@@ -1,0 +1,146 @@
+#include "model/bf16_tiles.h"
+
+#include <ATen/native/CPUBlas.h>
+
+#include <algorithm>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+// g++ 12 takes the operand that unmasked intrinsics leave undefined for a mistake of ours.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
+namespace ossature::tiles {
+
+#if defined(__x86_64__)
+#define OSSATURE_TILES __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
+
+bool available() {
+  static const bool found = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
+                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return found;
+}
+
+namespace {
+
+/// 16 rows of 16 values of 32 bits, transposed in place: halves are exchanged between rows 1, 2, 4 and 8 apart.
+OSSATURE_TILES inline void transpose16(__m512i (&rows)[16]) {
+  __m512i half[16];
+  for (int i = 0; i < 8; ++i) {
+    half[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+    half[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    rows[4 * i] = _mm512_unpacklo_epi64(half[4 * i], half[4 * i + 2]);
+    rows[4 * i + 1] = _mm512_unpackhi_epi64(half[4 * i], half[4 * i + 2]);
+    rows[4 * i + 2] = _mm512_unpacklo_epi64(half[4 * i + 1], half[4 * i + 3]);
+    rows[4 * i + 3] = _mm512_unpackhi_epi64(half[4 * i + 1], half[4 * i + 3]);
+  }
+  for (int i = 0; i < 4; ++i) {
+    half[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
+    half[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
+    half[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
+    half[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
+  }
+  for (int i = 0; i < 8; ++i) {
+    rows[i] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0x88);
+    rows[i + 8] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0xdd);
+  }
+}
+
+/// c + bias by row, transposed: rows[j] holds column j.
+OSSATURE_TILES inline void load_transposed(const float* c, std::int64_t ldc, const float* bias, __m512i (&rows)[16]) {
+  for (int i = 0; i < 16; ++i) {
+    const __m512 value = _mm512_add_ps(_mm512_loadu_ps(c + i * ldc), _mm512_set1_ps(bias[i]));
+    rows[i] = _mm512_castps_si512(value);
+  }
+  transpose16(rows);
+}
+
+}  // namespace
+
+OSSATURE_TILES void pack_tokens(const BFloat16* const* rows, std::int64_t count, std::int64_t features,
+                                std::int64_t width, BFloat16* out) {
+  auto* pairs = reinterpret_cast<std::uint32_t*>(out);
+  const std::int64_t num_pairs = features / 2;
+  for (std::int64_t group = 0; group < width; group += 16) {
+    const std::int64_t present = std::clamp<std::int64_t>(count - group, 0, 16);
+    for (std::int64_t first = 0; first < num_pairs; first += 16) {
+      const std::int64_t length = std::min<std::int64_t>(16, num_pairs - first);
+      const auto mask = static_cast<__mmask16>((1u << length) - 1u);
+      __m512i tile[16];
+      for (std::int64_t i = 0; i < 16; ++i) {
+        tile[i] = i < present
+                      ? _mm512_maskz_loadu_epi32(mask, reinterpret_cast<const std::uint32_t*>(rows[group + i]) + first)
+                      : _mm512_setzero_si512();
+      }
+      transpose16(tile);
+      for (std::int64_t i = 0; i < length; ++i) _mm512_storeu_si512(pairs + (first + i) * width + group, tile[i]);
+    }
+  }
+}
+
+OSSATURE_TILES void pack_row_pairs(const BFloat16* rows, std::int64_t stride, std::int64_t count, std::int64_t padded,
+                                   std::int64_t width, BFloat16* out) {
+  const auto* in = reinterpret_cast<const std::uint16_t*>(rows);
+  auto* pairs = reinterpret_cast<std::uint32_t*>(out);
+  const __mmask16 all = 0xffff;  // the unmasked forms make g++ 12 warn of an undefined operand
+  for (std::int64_t row = 0; row < padded; row += 2, pairs += width) {
+    const std::uint16_t* even = in + row * stride;
+    const std::uint16_t* odd = even + stride;
+    const bool has_even = row < count, has_odd = row + 1 < count;
+    for (std::int64_t column = 0; column < width; column += 16) {
+      const auto length = std::min<std::int64_t>(16, width - column);
+      const auto mask = static_cast<__mmask16>((1u << length) - 1u);
+      const __m512i low = has_even ? _mm512_maskz_cvtepu16_epi32(all, _mm256_maskz_loadu_epi16(mask, even + column))
+                                   : _mm512_setzero_si512();
+      const __m512i high = has_odd ? _mm512_maskz_cvtepu16_epi32(all, _mm256_maskz_loadu_epi16(mask, odd + column))
+                                   : _mm512_setzero_si512();
+      _mm512_mask_storeu_epi32(pairs + column, mask, _mm512_or_si512(low, _mm512_maskz_slli_epi32(all, high, 16)));
+    }
+  }
+}
+
+OSSATURE_TILES void store_transposed(const float* c, std::int64_t ldc, const float* bias, std::int64_t columns,
+                                     BFloat16* out, std::int64_t stride) {
+  __m512i rows[16];
+  load_transposed(c, ldc, bias, rows);
+  for (std::int64_t j = 0; j < columns; ++j) {
+    const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_castsi512_ps(rows[j]));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j * stride), (__m256i)rounded);
+  }
+}
+
+OSSATURE_TILES void add_transposed(const float* c, std::int64_t ldc, const float* bias, std::int64_t columns,
+                                   const float* factors, float* const* out) {
+  __m512i rows[16];
+  load_transposed(c, ldc, bias, rows);
+  for (std::int64_t j = 0; j < columns; ++j) {
+    const __m512 sum =
+        _mm512_fmadd_ps(_mm512_castsi512_ps(rows[j]), _mm512_set1_ps(factors[j]), _mm512_loadu_ps(out[j]));
+    _mm512_storeu_ps(out[j], sum);
+  }
+}
+
+#else
+
+bool available() {
+  return false;
+}
+void pack_tokens(const BFloat16* const*, std::int64_t, std::int64_t, std::int64_t, BFloat16*) {}
+void pack_row_pairs(const BFloat16*, std::int64_t, std::int64_t, std::int64_t, std::int64_t, BFloat16*) {}
+void store_transposed(const float*, std::int64_t, const float*, std::int64_t, BFloat16*, std::int64_t) {}
+void add_transposed(const float*, std::int64_t, const float*, std::int64_t, const float*, float* const*) {}
+
+#endif
+
+void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda, const BFloat16* b,
+              float* c, std::int64_t ldc, bool add) {
+  at::native::cpublas::brgemm(m, n, k, lda, n, ldc, add, a, b, c, /*is_vnni=*/true);
+}
+
+void release() {
+  at::native::cpublas::brgemm_release(/*is_vnni=*/true);
+}
+
+}  // namespace ossature::tiles

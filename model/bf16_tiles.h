@@ -1,0 +1,87 @@
+// Matrix products in bfloat16 in pieces that fit a core's own cache, for processors with AVX512-BF16: the small product
+// itself (LibTorch's brgemm), and the packed orders that it reads. In "pairs" order a [K, N] operand lies as
+// [K / 2][N][2]: two consecutive values of K beside each other, as the processor's dot product of pairs takes them.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include <ATen/Parallel.h>
+#include <c10/util/BFloat16.h>
+
+namespace ossature::tiles {
+
+using BFloat16 = c10::BFloat16;
+
+/// Rows of a weight that are worked on at once: with gpt-oss's 2,880 columns they fill a third of a second-level cache
+/// of 1 MiB.
+inline constexpr std::int64_t kWeightRows = 64;
+/// Tokens of a packed block, two vector registers; a last block of up to kHalfBlock tokens has only that width.
+inline constexpr std::int64_t kTokenBlock = 32;
+inline constexpr std::int64_t kHalfBlock = 16;
+
+/// Whether this processor has the instructions that all below need.
+[[nodiscard]] bool available();
+
+/// c [m, n] = a [m, k] b, or c += a b; b [k, n] in pairs order, k even. `lda` and `ldc` are row strides.
+void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda, const BFloat16* b,
+              float* c, std::int64_t ldc, bool add);
+
+/// Frees what `multiply` holds of the processor's state; call it when a thread has done its share of a task.
+void release();
+
+/// `count` tokens, rows[i] of `features` values (even), as the [features, width] operand in pairs order: `out` has
+/// features / 2 * width * 2 values. Places of tokens from `count` to `width` (16 or 32) are zero.
+void pack_tokens(const BFloat16* const* rows, std::int64_t count, std::int64_t features, std::int64_t width,
+                 BFloat16* out);
+
+/// Rows first .. first + count of a matrix with row stride `stride`, columns 0 .. width, as the [count, width] operand
+/// in pairs order; `padded` (even) >= count rows are written, those past count as zeros.
+void pack_row_pairs(const BFloat16* rows, std::int64_t stride, std::int64_t count, std::int64_t padded,
+                    std::int64_t width, BFloat16* out);
+
+/// c [16, 16] (row stride ldc) + bias[row], rounded and transposed: out[j * stride + i] for row i and column j <
+/// columns.
+void store_transposed(const float* c, std::int64_t ldc, const float* bias, std::int64_t columns, BFloat16* out,
+                      std::int64_t stride);
+
+/// out[j][i] += factors[j] * (c[i][j] + bias[i]), i < 16, j < columns <= 16; out[j] points to 16 floats.
+void add_transposed(const float* c, std::int64_t ldc, const float* bias, std::int64_t columns, const float* factors,
+                    float* const* out);
+
+/// Memory of one worker, 64-byte aligned and not initialised.
+template <typename T>
+class Buffer {
+ public:
+  explicit Buffer(std::int64_t count)
+      : data_(static_cast<T*>(std::aligned_alloc(64, (static_cast<std::size_t>(count) * sizeof(T) + 64) / 64 * 64))) {
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+  [[nodiscard]] T* data() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(T* data) const { std::free(data); }
+  };
+  std::unique_ptr<T, Free> data_;
+};
+
+/// Runs the tasks 0 .. count - 1 on all threads. Each thread makes a worker of its own, which holds its buffers, and
+/// calls worker(task) for the next task that nobody has, so a slow or interrupted thread holds up no other. Tasks must
+/// not depend on each other. Gradient mode is not carried over: use raw pointers.
+template <typename MakeWorker>
+void for_each_task(std::int64_t count, const MakeWorker& make_worker) {
+  std::atomic<std::int64_t> next{0};
+  at::parallel_for(0, at::get_num_threads(), 1, [&](std::int64_t, std::int64_t) {
+    auto task = next++;
+    if (task >= count) return;
+    auto worker = make_worker();
+    for (; task < count; task = next++) worker(task);
+    release();
+  });
+}
+
+}  // namespace ossature::tiles

@@ -1,0 +1,380 @@
+#include <vector>
+
+#include "model/experts_tiled_parts.h"
+#include "model/swiglu_math.h"
+
+#define OSSATURE_WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
+
+namespace ossature {
+namespace {
+
+using tiles::BFloat16;
+using tiles::Buffer;
+
+OSSATURE_WIDE void add_row(const float* from, std::int64_t width, float* to) {
+#pragma omp simd
+  for (std::int64_t j = 0; j < width; ++j) to[j] += from[j];
+}
+
+/// Applies the mask to `rows` rows of a panel whose columns begin at `column` of `features`.
+template <typename T>
+void drop(T* panel, std::int64_t rows, std::int64_t width, std::int64_t column, std::int64_t features,
+          const DropoutMask& mask) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t j = 0; j < width; ++j) {
+      T& value = panel[row * width + j];
+      value = static_cast<float>(value) * mask.factor(static_cast<std::uint64_t>(row * features + column + j));
+    }
+  }
+}
+
+/// Gradients [count, rows of a weight] times the weight of one expert and its pair, for a panel of its columns.
+class PanelProduct {
+ public:
+  PanelProduct(const Mxfp4Tensor& weight, const tiles::PairTensors& pair, std::int64_t max_count)
+      : weight_(weight),
+        pair_(pair),
+        rows_(tiles::kPanelRows * tiles::kPanelColumns),
+        pairs_(pair.rank * tiles::kPanelColumns),
+        product_(tiles::round_up(max_count, kSpareRows) * tiles::kPanelColumns),
+        masked_(pair.dropout != 0.0 ? tiles::round_up(max_count, kSpareRows) * tiles::kPanelColumns : 0) {}
+
+  /// Returns [count, width], rows `width` apart. `grad` [count, out] and `reduced` [count, R], the scaled grad B, may
+  /// be read up to kSpareRows - 1 rows past `count`. `mask` is that of the pair's input.
+  float* run(std::int64_t e, const BFloat16* grad, const BFloat16* reduced, const DropoutMask& mask, std::int64_t count,
+             std::int64_t column, std::int64_t width) const {
+    const tiles::PackedExpert expert(weight_, e);
+    const auto features = weight_.out_features();
+    float* c = product_.data();
+    for (std::int64_t row = 0; row < features; row += tiles::kPanelRows) {
+      const auto rows = std::min(tiles::kPanelRows, features - row);
+      mxfp4_decode_row_pairs(expert.blocks, expert.scales, row, rows, expert.num_blocks, column / kMxfp4BlockSize,
+                             width / kMxfp4BlockSize, reinterpret_cast<std::uint16_t*>(rows_.data()));
+      multiply(count, width, rows, grad + row, features, rows_.data(), c, row > 0);
+    }
+    if (pair_.rank == 0) return c;
+    const auto columns = weight_.in_features();
+    tiles::pack_row_pairs(pair_.a_of(e) + column, columns, pair_.rank, pair_.rank, width, pairs_.data());
+    if (!mask.active()) {
+      multiply(count, width, pair_.rank, reduced, pair_.rank, pairs_.data(), c, true);
+    } else {
+      multiply(count, width, pair_.rank, reduced, pair_.rank, pairs_.data(), masked_.data(), false);
+      drop(masked_.data(), count, width, column, columns, mask);
+      add_row(masked_.data(), count * width, c);
+    }
+    return c;
+  }
+
+ private:
+  static void multiply(std::int64_t count, std::int64_t width, std::int64_t k, const BFloat16* a, std::int64_t lda,
+                       const BFloat16* b, float* c, bool add) {
+    for (std::int64_t m = 0; m < count; m += tiles::kProductRows) {
+      const auto rows = tiles::round_up(std::min(tiles::kProductRows, count - m), kSpareRows);
+      tiles::multiply(rows, width, k, a + m * lda, lda, b, c + m * width, width, add);
+    }
+  }
+
+  const Mxfp4Tensor& weight_;
+  const tiles::PairTensors& pair_;
+  Buffer<BFloat16> rows_, pairs_;
+  Buffer<float> product_, masked_;
+};
+
+/// Tokens' coefficients of one projection's pair, one row a rank: [R, tokens made whole] for each expert, zeros past
+/// its tokens; and the products with them.
+class Coefficients {
+ public:
+  Coefficients(const Assignments& assigned, std::int64_t rank) : rank_(rank) {
+    offsets_.push_back(0);
+    for (std::int64_t e = 0; e < assigned.num_experts(); ++e) {
+      offsets_.push_back(offsets_.back() + tiles::round_up(assigned.count(e), tiles::kSumTokens));
+    }
+    values_ = at::zeros({rank * offsets_.back()}, at::kBFloat16);
+  }
+
+  void set(std::int64_t e, std::int64_t row, std::int64_t k, float value) {
+    values_.data_ptr<BFloat16>()[offset(e) * rank_ + k * padded(e) + row] = value;
+  }
+
+  /// out [R, width] = coefficients of expert `e` times rows of `values` (row stride `stride`), which are tokens
+  /// 0 .. count of it. `pairs` is scratch of kSumTokens * width values.
+  void sum(std::int64_t e, const BFloat16* values, std::int64_t stride, std::int64_t count, std::int64_t width,
+           BFloat16* pairs, float* out) const {
+    for (std::int64_t row = 0; row < count; row += tiles::kSumTokens) {
+      tiles::pack_row_pairs(values + row * stride, stride, std::min(tiles::kSumTokens, count - row), tiles::kSumTokens,
+                            width, pairs);
+      tiles::multiply(rank_, width, tiles::kSumTokens, tiles::data_of(values_) + offset(e) * rank_ + row, padded(e),
+                      pairs, out, width, row > 0);
+    }
+  }
+
+ private:
+  [[nodiscard]] std::int64_t offset(std::int64_t e) const { return offsets_[static_cast<std::size_t>(e)]; }
+  [[nodiscard]] std::int64_t padded(std::int64_t e) const { return offset(e + 1) - offset(e); }
+
+  std::int64_t rank_;
+  std::vector<std::int64_t> offsets_;
+  at::Tensor values_;
+};
+
+/// Scaled grad B of all assignments, [N + kSpareRows, R] bfloat16.
+at::Tensor reduce_gradient(const Assignments& assigned, const BFloat16* grad, const tiles::PairTensors& pair) {
+  const auto features = pair.b.size(1), rank = pair.rank;
+  at::Tensor reduced = at::empty({assigned.tokens.size(0) + kSpareRows, rank}, at::kBFloat16);
+  auto* out = reduced.data_ptr<BFloat16>();
+  tiles::for_each_task(assigned.num_experts(), [&] {
+    return [&, pairs = Buffer<BFloat16>(features * rank),
+            product = Buffer<float>(tiles::kProductRows * rank)](std::int64_t e) {
+      if (assigned.count(e) == 0) return;
+      tiles::pack_row_pairs(pair.b_of(e), rank, features, tiles::even(features), rank, pairs.data());
+      for (auto n = assigned.first(e); n < assigned.first(e + 1); n += tiles::kProductRows) {
+        const auto rows = std::min(tiles::kProductRows, assigned.first(e + 1) - n);
+        tiles::multiply(tiles::round_up(rows, kSpareRows), rank, features, grad + n * features, features, pairs.data(),
+                        product.data(), rank, false);
+        for (std::int64_t i = 0; i < rows * rank; ++i) out[n * rank + i] = product.data()[i] * pair.scale;
+      }
+    };
+  });
+  return reduced;
+}
+
+/// One row of a panel: the gradient of h (before the routing weight, `factor`) becomes that of u, in place of u; h
+/// itself, rounded, goes to `h`. Returns their inner product, the routing weight's own gradient.
+OSSATURE_WIDE float through_activation(const float* grad_h, float factor, float limit, std::int64_t width, BFloat16* u,
+                                       BFloat16* h) {
+  using namespace swiglu_math;
+  float gate[tiles::kPanelColumns], up[tiles::kPanelColumns];
+#pragma omp simd
+  for (std::int64_t j = 0; j < width; ++j) {
+    gate[j] = load(u[2 * j]);
+    up[j] = load(u[2 * j + 1]);
+  }
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t j = 0; j < width; ++j) {
+    float grad_gate, grad_up, value;
+    gradient(gate[j], up[j], limit, grad_h[j] * factor, grad_gate, grad_up, value);
+    sum += grad_h[j] * rounded(value);
+    store(value, h + j);
+    gate[j] = grad_gate;
+    up[j] = grad_up;
+  }
+#pragma omp simd
+  for (std::int64_t j = 0; j < width; ++j) {
+    store(gate[j], u + 2 * j);
+    store(up[j], u + 2 * j + 1);
+  }
+  return sum;
+}
+
+OSSATURE_WIDE float inner_product(const BFloat16* a, const float* b, std::int64_t size) {
+  float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t j = 0; j < size; ++j) sum += swiglu_math::load(a[j]) * b[j];
+  return sum;
+}
+
+std::int64_t panels_of(std::int64_t columns) {
+  return (columns + tiles::kPanelColumns - 1) / tiles::kPanelColumns;
+}
+
+/// The whole backward pass; its steps are methods in the order in which they run.
+class Backward {
+ public:
+  Backward(const ExpertsPass& pass, const ExpertsKept& kept, const at::Tensor& grad, bool needs_x)
+      : pass_(pass),
+        kept_(kept),
+        assigned_(pass.assigned),
+        needs_x_(needs_x),
+        hidden_(pass.hidden()),
+        inner_(pass.intermediate()),
+        gate_up_(pass.gate_up_a, pass.gate_up_b, pass.experts.gate_up_low_rank),
+        down_(pass.down_a, pass.down_b, pass.experts.down_low_rank),
+        num_assignments_(assigned_.tokens.size(0)),
+        grad_(at::empty({num_assignments_ + kSpareRows, hidden_}, grad.options())),
+        tokens_(assigned_.tokens.const_data_ptr<std::int64_t>()),
+        factors_(pass.factors.const_data_ptr<float>()) {
+    at::Tensor rows = grad_.narrow(0, 0, num_assignments_);
+    at::index_select_out(rows, grad, 0, assigned_.tokens);
+    for (std::int64_t e = 0; e < assigned_.num_experts(); ++e) most_ = std::max(most_, assigned_.count(e));
+  }
+
+  ExpertsGradients run() {
+    ExpertsGradients result;
+    const auto zeros_like = [](const at::Tensor& t) { return t.defined() ? at::zeros_like(t.detach()) : at::Tensor(); };
+    result.gate_up_a = zeros_like(pass_.gate_up_a);
+    result.gate_up_b = zeros_like(pass_.gate_up_b);
+    result.down_a = zeros_like(pass_.down_a);
+    result.down_b = zeros_like(pass_.down_b);
+    if (needs_x_) result.x = at::zeros(pass_.x.sizes(), pass_.x.options().dtype(at::kFloat));
+    at::Tensor down_reduced;
+    if (down_.rank > 0) down_reduced = reduce_gradient(assigned_, tiles::data_of(grad_), down_);
+    result.factors = through_down(down_reduced, result.down_a);
+    at::Tensor gate_up_reduced;
+    if (gate_up_.rank > 0) {
+      gate_up_reduced = reduce_gradient(assigned_, tiles::data_of(kept_.u), gate_up_);
+      sum_b(gate_up_, kept_.gate_up_reduced, kept_.u, false, result.gate_up_b);
+    }
+    if (down_.rank > 0) sum_b(down_, kept_.down_reduced, grad_, true, result.down_b);
+    if (needs_x_ || gate_up_.rank > 0) through_gate_up(gate_up_reduced, result.x, result.gate_up_a);
+    return result;
+  }
+
+ private:
+  /// Coefficients value(n, k) of every assignment n.
+  template <typename Value>
+  Coefficients coefficients(std::int64_t rank, const Value& value) const {
+    Coefficients result(assigned_, rank);
+    for (std::int64_t e = 0; e < assigned_.num_experts(); ++e) {
+      for (auto n = assigned_.first(e); n < assigned_.first(e + 1); ++n) {
+        for (std::int64_t k = 0; k < rank; ++k) result.set(e, n - assigned_.first(e), k, value(n, k));
+      }
+    }
+    return result;
+  }
+
+  [[nodiscard]] DropoutMask mask_of(const tiles::PairTensors& pair, std::int64_t e, int projection) const {
+    return {pair.dropout, expert_key(pass_.dropout, e, projection)};
+  }
+
+  /// The scaled grad B of expert `e`; null without a pair.
+  [[nodiscard]] const BFloat16* rows_of(const at::Tensor& reduced, const tiles::PairTensors& pair,
+                                        std::int64_t e) const {
+    return pair.rank > 0 ? tiles::data_of(reduced) + assigned_.first(e) * pair.rank : nullptr;
+  }
+
+  /// Turns kept.u into its own gradient. Returns the gradient of the routing weights, and adds that of down's A.
+  at::Tensor through_down(const at::Tensor& reduced, const at::Tensor& grad_a) const {
+    const auto panels = panels_of(inner_);
+    const auto rank = down_.rank;
+    // <grad, y> = <grad W2, h> + <grad, b2>, so y itself is not needed; a panel's part each.
+    at::Tensor parts = at::empty({panels + 1, num_assignments_}, at::kFloat);
+    auto* part_values = parts.data_ptr<float>();
+    auto* u = kept_.u.data_ptr<BFloat16>();
+    const auto limit = static_cast<float>(pass_.swiglu_limit);
+    const BFloat16* reduced_values = rank > 0 ? tiles::data_of(reduced) : nullptr;
+    const auto sums = coefficients(rank, [&](std::int64_t n, std::int64_t k) {
+      return static_cast<float>(reduced_values[n * rank + k]) * factors_[n];
+    });
+    tiles::for_each_task(panels, [&] {
+      return [&, product = PanelProduct(pass_.experts.down.packed, down_, most_),
+              h = Buffer<BFloat16>(most_ * tiles::kPanelColumns),
+              pairs = Buffer<BFloat16>(tiles::kSumTokens * tiles::kPanelColumns),
+              sum = Buffer<float>(rank * tiles::kPanelColumns)](std::int64_t panel) {
+        const auto column = panel * tiles::kPanelColumns, width = std::min(tiles::kPanelColumns, inner_ - column);
+        for (std::int64_t e = 0; e < assigned_.num_experts(); ++e) {
+          const auto first = assigned_.first(e), count = assigned_.count(e);
+          if (count == 0) continue;
+          const DropoutMask mask = mask_of(down_, e, 1);
+          const float* c = product.run(e, tiles::data_of(grad_) + first * hidden_, rows_of(reduced, down_, e), mask,
+                                       count, column, width);
+          for (std::int64_t m = 0; m < count; ++m) {
+            const auto n = first + m;
+            part_values[panel * num_assignments_ + n] = through_activation(
+                c + m * width, factors_[n], limit, width, u + (n * inner_ + column) * 2, h.data() + m * width);
+          }
+          if (rank == 0) continue;
+          if (mask.active()) drop(h.data(), count, width, column, inner_, mask);
+          sums.sum(e, h.data(), width, count, width, pairs.data(), sum.data());
+          for (std::int64_t k = 0; k < grad_a.size(1); ++k) {
+            std::copy_n(sum.data() + k * width, width,
+                        grad_a.data_ptr<float>() + (e * grad_a.size(1) + k) * inner_ + column);
+          }
+        }
+      };
+    });
+    const at::Tensor bias = pass_.experts.down_bias.to(at::kFloat).contiguous();
+    for (std::int64_t e = 0; e < assigned_.num_experts(); ++e) {
+      for (auto n = assigned_.first(e); n < assigned_.first(e + 1); ++n) {
+        part_values[panels * num_assignments_ + n] =
+            inner_product(tiles::data_of(grad_) + n * hidden_, bias.const_data_ptr<float>() + e * hidden_, hidden_);
+      }
+    }
+    return parts.sum(0);
+  }
+
+  /// grad_b [E, out, r] = scale * grad^T (A input), `grad` [N, out], times the routing weight if `weighted`.
+  void sum_b(const tiles::PairTensors& pair, const at::Tensor& reduced, const at::Tensor& grad, bool weighted,
+             const at::Tensor& grad_b) const {
+    const auto rank = pair.rank, features = grad.size(1);
+    const BFloat16* reduced_values = tiles::data_of(reduced);
+    const auto sums = coefficients(rank, [&](std::int64_t n, std::int64_t k) {
+      return static_cast<float>(reduced_values[n * rank + k]) * (weighted ? factors_[n] : 1.0f);
+    });
+    tiles::for_each_task(panels_of(features), [&] {
+      return [&, pairs = Buffer<BFloat16>(tiles::kSumTokens * tiles::kPanelColumns),
+              sum = Buffer<float>(rank * tiles::kPanelColumns)](std::int64_t panel) {
+        const auto column = panel * tiles::kPanelColumns, width = std::min(tiles::kPanelColumns, features - column);
+        for (std::int64_t e = 0; e < assigned_.num_experts(); ++e) {
+          if (assigned_.count(e) == 0) continue;
+          sums.sum(e, tiles::data_of(grad) + assigned_.first(e) * features + column, features, assigned_.count(e),
+                   width, pairs.data(), sum.data());
+          const auto r = grad_b.size(2);
+          float* out = grad_b.data_ptr<float>() + (e * features + column) * r;
+          for (std::int64_t j = 0; j < width; ++j) {
+            for (std::int64_t k = 0; k < r; ++k) out[j * r + k] = sum.data()[k * width + j] * pair.scale;
+          }
+        }
+      };
+    });
+  }
+
+  /// From the gradient of u (in kept.u) to those of x and of gate_up's A.
+  void through_gate_up(const at::Tensor& reduced, const at::Tensor& grad_x, const at::Tensor& grad_a) const {
+    const auto rank = gate_up_.rank;
+    const BFloat16* reduced_values = rank > 0 ? tiles::data_of(reduced) : nullptr;
+    const auto sums = coefficients(
+        rank, [&](std::int64_t n, std::int64_t k) { return static_cast<float>(reduced_values[n * rank + k]); });
+    const auto* x = tiles::data_of(pass_.x);
+    tiles::for_each_task(panels_of(hidden_), [&] {
+      return [&, product = PanelProduct(pass_.experts.gate_up.packed, gate_up_, needs_x_ ? most_ : 0),
+              rows = Buffer<BFloat16>(rank > 0 ? most_ * tiles::kPanelColumns : 0),
+              pairs = Buffer<BFloat16>(tiles::kSumTokens * tiles::kPanelColumns),
+              sum = Buffer<float>(rank * tiles::kPanelColumns)](std::int64_t panel) {
+        const auto column = panel * tiles::kPanelColumns, width = std::min(tiles::kPanelColumns, hidden_ - column);
+        for (std::int64_t e = 0; e < assigned_.num_experts(); ++e) {
+          const auto first = assigned_.first(e), count = assigned_.count(e);
+          if (count == 0) continue;
+          const DropoutMask mask = mask_of(gate_up_, e, 0);
+          if (needs_x_) {
+            const float* c = product.run(e, tiles::data_of(kept_.u) + first * 2 * inner_, rows_of(reduced, gate_up_, e),
+                                         mask, count, column, width);
+            for (std::int64_t m = 0; m < count; ++m) {
+              add_row(c + m * width, width, grad_x.data_ptr<float>() + tokens_[first + m] * hidden_ + column);
+            }
+          }
+          if (rank == 0) continue;
+          for (std::int64_t m = 0; m < count; ++m) {
+            std::copy_n(x + tokens_[first + m] * hidden_ + column, width, rows.data() + m * width);
+          }
+          if (mask.active()) drop(rows.data(), count, width, column, hidden_, mask);
+          sums.sum(e, rows.data(), width, count, width, pairs.data(), sum.data());
+          for (std::int64_t k = 0; k < grad_a.size(1); ++k) {
+            std::copy_n(sum.data() + k * width, width,
+                        grad_a.data_ptr<float>() + (e * grad_a.size(1) + k) * hidden_ + column);
+          }
+        }
+      };
+    });
+  }
+
+  const ExpertsPass& pass_;
+  const ExpertsKept& kept_;
+  const Assignments& assigned_;
+  bool needs_x_;
+  std::int64_t hidden_, inner_;
+  tiles::PairTensors gate_up_, down_;
+  std::int64_t num_assignments_, most_ = 0;
+  at::Tensor grad_;  // [N + kSpareRows, H]
+  const std::int64_t* tokens_;
+  const float* factors_;
+};
+
+}  // namespace
+
+ExpertsGradients tiled_backward(const ExpertsPass& pass, const ExpertsKept& kept, const at::Tensor& grad,
+                                bool needs_x) {
+  return Backward(pass, kept, grad, needs_x).run();
+}
+
+}  // namespace ossature
