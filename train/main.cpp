@@ -62,6 +62,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   ossature::register_init(app);
   ossature::register_prepare(app);
+  ossature::register_preview(app);
   ossature::register_train(app);
   ossature::register_eval(app);
   ossature::register_generate(app);

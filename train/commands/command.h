@@ -10,6 +10,7 @@ namespace ossature {
 
 void register_init(CLI::App& app);
 void register_prepare(CLI::App& app);
+void register_preview(CLI::App& app);
 void register_train(CLI::App& app);
 void register_eval(CLI::App& app);
 void register_generate(CLI::App& app);
