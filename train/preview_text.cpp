@@ -106,7 +106,8 @@ void write_sample(std::ostream& out, const PreviewSample& sample, const Tokenize
     Lines lines(out, color);
     // Tokens of one kind are shown together, as a character may be cut between two of them.
     std::string bytes;
-    for (auto i = static_cast<std::size_t>(message.segment.begin); i < static_cast<std::size_t>(message.segment.end); ++i) {
+    for (auto i = static_cast<std::size_t>(message.segment.begin); i < static_cast<std::size_t>(message.segment.end);
+         ++i) {
       const bool is_special = tokenizer.is_special(sample.tokens[i]);
       const float weight = sample.loss_weights[i];
       bytes += preview_bytes(tokenizer, sample.tokens[i]);

@@ -31,7 +31,7 @@ struct Range {
 /// Besides controls: what reorders or ends lines, and what takes no room (but for the joiners that emoji and several
 /// scripts are written with).
 bool is_hidden(char32_t code) {
-  constexpr Range kHidden[] = {{0x00, 0x08},     {0x0b, 0x1f},     {0x7f, 0x9f},    {0xad, 0xad},
+  constexpr Range kHidden[] = {{0x00, 0x08},     {0x0b, 0x1f},     {0x7f, 0x9f},     {0xad, 0xad},
                                {0x61c, 0x61c},   {0x200b, 0x200b}, {0x200e, 0x200f}, {0x2028, 0x202e},
                                {0x2060, 0x206f}, {0xfeff, 0xfeff}, {0xfff9, 0xfffb}, {0xe0000, 0xe0fff}};
   return std::any_of(std::begin(kHidden), std::end(kHidden),

@@ -93,7 +93,8 @@ void run(const Options& options) {
 
 void register_preview(CLI::App& app) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("preview", "Show samples of a token file: the text, and what of it is learned");
+  CLI::App* command =
+      app.add_subcommand("preview", "Show samples of a token file: the text, and what of it is learned");
   command->add_option("FILE", options->file, "Token file")->required()->type_name("FILE.h5");
   command->add_option("--tokenizer", options->tokenizer, "Directory with tokenizer.json: the one of prepare")
       ->type_name("DIR");

@@ -1,0 +1,81 @@
+// `ossature preview`: which tokens are learned, as text and as a page, and what it refuses.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "tests/cli/workspace.h"
+
+namespace ossature {
+namespace {
+
+const std::string kOther = std::string(OSSATURE_SOURCE_DIR) + "/tests/data/fixtures";
+
+TEST(PreviewCommand, ShowsWhatIsLearned) {
+  const Workspace workspace;
+  const std::string file = workspace.tokens(3);
+  const std::string out = output_of({"preview", file, "--tokenizer", kEmbedded});
+  EXPECT_TRUE(out.starts_with("loss weight | text ")) << out;
+  EXPECT_NE(out.find("\nsample 0 of 3, " + workspace.path("conversations.jsonl") + ":1: 93 tokens, 33 learned\n"),
+            std::string::npos)
+      << out;
+  EXPECT_NE(out.find("\n       | <|start|>user<|message|>What is AI?<|end|>\n"), std::string::npos) << out;
+  EXPECT_NE(
+      out.find("\n       | <|start|>assistant\n     1 > <|channel|>final<|message|>Artificial Intelligence is the "),
+      std::string::npos)
+      << out;
+  EXPECT_EQ(out.find('\x1b'), std::string::npos) << "no colours outside of a terminal";
+  EXPECT_EQ(out.find("sample 1 of 3"), std::string::npos);
+}
+
+TEST(PreviewCommand, SamplesAndColoursAreChosen) {
+  const Workspace workspace;
+  const std::string file = workspace.tokens(3);
+  const std::string out =
+      output_of({"preview", file, "--tokenizer", kEmbedded, "--sample", "1", "--count", "9", "--color", "always"});
+  EXPECT_EQ(out.find("sample 0 of 3"), std::string::npos);
+  EXPECT_NE(out.find("sample 1 of 3"), std::string::npos);
+  EXPECT_NE(out.find("sample 2 of 3"), std::string::npos);
+  EXPECT_NE(out.find("\x1b[32m"), std::string::npos);
+  const std::string cut = output_of({"preview", file, "--tokenizer", kEmbedded, "--max-tokens", "5"});
+  EXPECT_NE(cut.find("93 tokens, the first 5 shown, none learned"), std::string::npos) << cut;
+}
+
+TEST(PreviewCommand, WritesAPage) {
+  const Workspace workspace;
+  const std::string file = workspace.tokens(3), page = workspace.write("page.html", "old");
+  const std::string out = output_of({"preview", file, "--tokenizer", kEmbedded, "--count", "3", "--html", page});
+  EXPECT_EQ(out, page + ": 3 samples\n");
+  const std::string html = read_bytes(page);
+  EXPECT_TRUE(html.starts_with("<!DOCTYPE html>") && html.ends_with("</html>\n"));
+  EXPECT_NE(html.find("<title>Preview of tokens.h5</title>"), std::string::npos);
+  EXPECT_NE(html.find("sample 2 of 3"), std::string::npos);
+}
+
+TEST(PreviewCommand, AnotherTokenizerIsAWarning) {
+  const Workspace workspace;
+  const ProgramResult result = run_program({"preview", workspace.tokens(1), "--tokenizer", kOther});
+  EXPECT_EQ(result.exit_code, 0);
+  EXPECT_TRUE(result.err.starts_with("warning: " + kOther + " has SHA-256 ")) << result.err;
+  EXPECT_NE(result.out.find("\\id{"), std::string::npos) << "ids that this tokenizer does not have";
+}
+
+TEST(PreviewCommandRefuses, EachWithOneError) {
+  const Workspace workspace;
+  const std::string file = workspace.tokens(3);
+  workspace.expect_failure({"preview", file}, 2, {"--tokenizer DIR", "SHA-256"});
+  workspace.expect_failure({"preview", file, "--tokenizer", kEmbedded, "--sample", "3"}, 3,
+                           {"has no sample 3", "--sample 0 to 2"});
+  workspace.expect_failure({"preview", file, "--tokenizer", kEmbedded, "--sample", "-1"}, 2, {"--sample"});
+  workspace.expect_failure({"preview", file, "--tokenizer", kEmbedded, "--count", "0"}, 2, {"--count"});
+  workspace.expect_failure({"preview", file, "--tokenizer", kEmbedded, "--color", "red"}, 2, {"--color"});
+  workspace.expect_failure({"preview", file, "--tokenizer", workspace.path("absent")}, 3, {"absent"});
+  workspace.expect_failure({"preview", workspace.path("absent.h5"), "--tokenizer", kEmbedded}, 3, {"absent.h5"});
+  workspace.expect_failure({"preview", workspace.write("text.h5", "text"), "--tokenizer", kEmbedded}, 3, {"text.h5"});
+  workspace.expect_failure({"preview", file, "--tokenizer", kEmbedded, "--html", workspace.path("")}, 3, {});
+  workspace.expect_failure({"preview", file, "--tokenizer", kEmbedded, "--html", workspace.path("none/page.html")}, 3,
+                           {"none"});
+}
+
+}  // namespace
+}  // namespace ossature
