@@ -34,8 +34,10 @@ bool has_color(const std::string& choice) {
 Tokenizer load_tokenizer(const Options& options, const TokenFileReader& file) {
   const std::string& sha256 = file.tokenizer_sha256();
   if (options.tokenizer.empty()) {
-    throw CLI::RequiredError("--tokenizer DIR: the file holds ids only; its tokenizer.json" +
-                             (sha256.empty() ? std::string() : " (SHA-256 " + sha256 + ")"));
+    throw CLI::ValidationError("--tokenizer",
+                               "is missing; a token file holds ids only, so give the folder with its "
+                               "tokenizer.json" +
+                                   (sha256.empty() ? "" : ", that of SHA-256 " + sha256));
   }
   Tokenizer tokenizer = Tokenizer::load(options.tokenizer);
   if (!sha256.empty() && tokenizer.sha256() != sha256) {
