@@ -63,7 +63,7 @@ TEST(PreviewCommand, AnotherTokenizerIsAWarning) {
 TEST(PreviewCommandRefuses, EachWithOneError) {
   const Workspace workspace;
   const std::string file = workspace.tokens(3);
-  workspace.expect_failure({"preview", file}, 2, {"--tokenizer DIR", "SHA-256"});
+  workspace.expect_failure({"preview", file}, 2, {"--tokenizer: is missing", "SHA-256"});
   workspace.expect_failure({"preview", file, "--tokenizer", kEmbedded, "--sample", "3"}, 3,
                            {"has no sample 3", "--sample 0 to 2"});
   workspace.expect_failure({"preview", file, "--tokenizer", kEmbedded, "--sample", "-1"}, 2, {"--sample"});

@@ -85,7 +85,7 @@ inline const std::vector<Harmony>& renderers() {
         HarmonyOptions options;
         options.renderer = renderer;
         options.learn.turns = turns;
-        options.keep_analysis = turns == LearnedTurns::kAll;
+        options.keep_analysis = renderer == HarmonyRenderer::kHarmony && turns == LearnedTurns::kAll;
         options.learn.analysis = 0.5f;
         options.learn.user = turns == LearnedTurns::kLast ? 1.0f : 0.0f;
         made.emplace_back(tokenizer(), options);

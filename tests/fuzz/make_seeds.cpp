@@ -53,7 +53,8 @@ void add_lines(Seeds& seeds) {
     }
     seeds.add("reply_fuzz", ids);
   }
-  for (const char choice : {0, 4, 8, 24, 40, 64, '\x80'}) seeds.add("records_fuzz", choice + all);
+  for (const char choice : {'\0', '\4', '\x08', '\x18', '\x28', '\x40', '\x80'})
+    seeds.add("records_fuzz", choice + all);
   std::ifstream texts(kFixtures / "tokens.jsonl");
   for (std::string line; std::getline(texts, line);) {
     const std::string text = nlohmann::json::parse(line)["text"];
