@@ -62,8 +62,8 @@ std::string read_role(const JsonFields& fields) {
   fields.refuse(Field::kRole, kExpected);
 }
 
-Turn read_turn(const JsonFields& fields) {
-  Turn turn;
+GivenMessage read_given_message(const JsonFields& fields) {
+  GivenMessage turn;
   turn.where = fields.where();
   Message& message = turn.message;
   message.role = read_role(fields);
@@ -94,10 +94,10 @@ std::vector<Message> read_message_list(const JsonFields& record, Field field, co
   const Json* list = record.find(field);
   if (list == nullptr || !list->is_array()) record.refuse(field, "a list of messages");
   if (list->empty()) record.fail("the conversation has no message: an empty list; expected one message or more");
-  std::vector<Turn> turns;
+  std::vector<GivenMessage> turns;
   for (std::size_t i = 0; i < list->size(); ++i) {
-    turns.push_back(
-        read_turn(JsonFields((*list)[i], record.map(), record.where() + name + " " + std::to_string(i + 1) + ": ")));
+    turns.push_back(read_given_message(
+        JsonFields((*list)[i], record.map(), record.where() + name + " " + std::to_string(i + 1) + ": ")));
   }
   return one_call_a_message(std::move(turns));
 }

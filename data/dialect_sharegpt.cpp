@@ -51,11 +51,11 @@ std::vector<IdentifiedCall> calls_of(const std::string& value, const std::string
   return calls;
 }
 
-Turn read_turn(const JsonFields& fields) {
+GivenMessage read_given_message(const JsonFields& fields) {
   const std::string from = fields.text(Field::kFrom, kSpeakers);
   for (const Speaker& speaker : kRoles) {
     if (speaker.from != from) continue;
-    Turn turn;
+    GivenMessage turn;
     turn.where = fields.where();
     turn.message.role = speaker.role;
     std::string value = fields.text(Field::kValue);
@@ -77,9 +77,9 @@ Conversation read_sharegpt(const JsonFields& record) {
   const Json* list = record.find(Field::kMessages);
   if (list == nullptr || !list->is_array()) record.refuse(Field::kMessages, "a list of turns");
   if (list->empty()) record.fail("the conversation has no turn: an empty list; expected one turn or more");
-  std::vector<Turn> turns;
+  std::vector<GivenMessage> turns;
   for (std::size_t i = 0; i < list->size(); ++i) {
-    turns.push_back(read_turn(JsonFields((*list)[i], record.map(), "turn " + std::to_string(i + 1) + ": ")));
+    turns.push_back(read_given_message(JsonFields((*list)[i], record.map(), "turn " + std::to_string(i + 1) + ": ")));
   }
   Conversation conversation;
   conversation.messages = one_call_a_message(std::move(turns));

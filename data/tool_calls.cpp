@@ -45,9 +45,9 @@ std::string arguments_of(const Json& call, bool is_json, const std::string& wher
 /// The calls of one message, and which are answered.
 class Answers {
  public:
-  explicit Answers(const Turn& caller) : caller_(caller), results_(caller.calls.size()) {}
+  explicit Answers(const GivenMessage& caller) : caller_(caller), results_(caller.calls.size()) {}
 
-  void add(Turn result) {
+  void add(GivenMessage result) {
     const std::size_t call = find(result);
     const bool is_first = results_[call].empty();
     if (!is_first && (calls().size() > 1 || !result.answers.empty())) {
@@ -91,7 +91,7 @@ class Answers {
     return answered;
   }
 
-  [[nodiscard]] std::size_t find(const Turn& result) const {
+  [[nodiscard]] std::size_t find(const GivenMessage& result) const {
     const bool has_ids = std::any_of(calls().begin(), calls().end(), [](const auto& call) { return !call.id.empty(); });
     if (has_ids && !result.answers.empty()) {
       if (const auto call = first([&](const auto& c) { return c.id == result.answers; })) return *call;
@@ -110,7 +110,7 @@ class Answers {
     return *first([](const auto&) { return true; });
   }
 
-  const Turn& caller_;
+  const GivenMessage& caller_;
   std::vector<std::vector<Message>> results_;  // of each call
 };
 
@@ -153,11 +153,11 @@ std::vector<IdentifiedCall> read_tool_calls(const JsonFields& message) {
   return calls;
 }
 
-std::vector<Message> one_call_a_message(std::vector<Turn> turns) {
+std::vector<Message> one_call_a_message(std::vector<GivenMessage> turns) {
   std::vector<Message> messages;
   std::set<std::string> ids;  // of calls in earlier messages
   for (std::size_t i = 0; i < turns.size(); ++i) {
-    Turn& turn = turns[i];
+    GivenMessage& turn = turns[i];
     if (turn.calls.empty()) {
       // Behind its call's message stand others; whether that can be rendered is for the renderer to say.
       if (!turn.answers.empty() && ids.count(turn.answers) == 0) {

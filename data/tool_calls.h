@@ -15,7 +15,7 @@ struct IdentifiedCall {
 };
 
 /// A message as the data have it: with any number of calls, or answering the call of an id.
-struct Turn {
+struct GivenMessage {
   Message message;
   std::vector<IdentifiedCall> calls;
   std::string answers;  // tool_call_id, "" if not given
@@ -33,6 +33,6 @@ struct Turn {
 /// message a call, each followed by its result; thinking and content stay with the first. Results are matched by
 /// tool_call_id, else by name, else by order, and get the name of their function. Throws DataError for a result whose
 /// id no call has, a call answered twice, and several calls of which one but the last has no result.
-[[nodiscard]] std::vector<Message> one_call_a_message(std::vector<Turn> turns);
+[[nodiscard]] std::vector<Message> one_call_a_message(std::vector<GivenMessage> turns);
 
 }  // namespace ossature

@@ -1,0 +1,18 @@
+# Fails if two headers define types of one name: where both reach one program the linker keeps one of their functions, without a word,
+# and objects are moved by that of the other type.
+file(GLOB_RECURSE headers ${SOURCE_DIR}/data/*.h ${SOURCE_DIR}/model/*.h ${SOURCE_DIR}/train/*.h)
+set(violations "")
+foreach(header IN LISTS headers)
+  file(STRINGS ${header} lines REGEX "^(struct|class|enum class|enum) [A-Za-z0-9_]+.*{")
+  file(RELATIVE_PATH path ${SOURCE_DIR} ${header})
+  foreach(line IN LISTS lines)
+    string(REGEX REPLACE "^(struct|enum class|class|enum) ([A-Za-z0-9_]+).*" "\\2" name "${line}")
+    if(DEFINED "defined_${name}" AND NOT defined_${name} STREQUAL path)
+      string(APPEND violations "\n  ${name}: ${defined_${name}} and ${path}")
+    endif()
+    set("defined_${name}" ${path})
+  endforeach()
+endforeach()
+if(violations)
+  message(FATAL_ERROR "types of one name:${violations}")
+endif()
