@@ -23,6 +23,7 @@ struct MalformedFile {
   std::string bytes;  // what it holds
   std::string place;  // behind the file's path: ":3: " or ": "
   std::vector<std::string> mentions;
+  bool is_record = false;  // --on-error skip leaves out the one record that is wrong
 };
 
 inline std::string after(const std::string& message, const std::string& rest = "") {
@@ -361,24 +362,32 @@ inline std::vector<MalformedFile> malformed_files(const std::string& gzip, const
       {"Zip", "a.jsonl.zip", "PK\x03\x04....", ": ", {"a zip archive"}},
       {"Parquet", "a.parquet", "PAR1....", ": ", {"a Parquet table", "write it as JSON lines"}},
       {"TokenFile", "a.h5", "\x89HDF\r\n\x1a\n....", ": ", {"an HDF5 file"}},
-      {"BinaryText", "a.txt", std::string("one\ntwo\0three", 13), ":1: ", {"line 2, byte 4: 0x00"}},
-      {"TextNotUtf8", "a.txt", "one\ntwo \xff", ":1: ", {"not UTF-8 at line 2, byte 5: 0xFF"}},
+      {"BinaryText", "a.txt", std::string("one\ntwo\0three", 13), ":1: ", {"line 2, byte 4: 0x00"}, true},
+      {"TextNotUtf8", "a.txt", "one\ntwo \xff", ":1: ", {"not UTF-8 at line 2, byte 5: 0xFF"}, true},
       {"ElementNotUtf8",
        "a.json",
        "[" + good + ",\n  {\"text\":\n\"\xff\"}]",
        ":2: ",
-       {"not UTF-8 at line 3, byte 2: 0xFF"}},
-      {"ElementNotJson", "a.json", "[" + good + ",\n  {\"text\":\ntru}]", ":2: ", {"not JSON at line 3, column 4"}},
+       {"not UTF-8 at line 3, byte 2: 0xFF"},
+       true},
+      {"ElementNotJson",
+       "a.json",
+       "[" + good + ",\n  {\"text\":\ntru}]",
+       ":2: ",
+       {"not JSON at line 3, column 4"},
+       true},
       {"PreferencePairs",
        "a.jsonl",
        R"({"prompt": "q", "chosen": "a", "rejected": "b"})",
        ":1: ",
-       {"no known dialect; found the keys prompt, chosen, rejected", "--map completion=chosen"}},
+       {"no known dialect; found the keys prompt, chosen, rejected", "--map completion=chosen"},
+       true},
       {"UnknownDialect",
        "a.jsonl",
        R"({"utterance": "q"})",
        ":1: ",
-       {"no known dialect; found the keys utterance; expected \"messages\"", "--map messages=dialogue"}},
+       {"no known dialect; found the keys utterance; expected \"messages\"", "--map messages=dialogue"},
+       true},
   };
 }
 

@@ -20,13 +20,18 @@ std::set<std::string> names_in(const std::filesystem::path& folder) {
   return names;
 }
 
-/// What prepare says of `input`, which must stay alone in its folder.
-std::string error_of(const std::filesystem::path& input, std::optional<DataFormat> format = std::nullopt) {
+PrepareOptions options_for(const std::filesystem::path& input, const std::string& format = "") {
   PrepareOptions options;
   options.inputs = {input};
   options.tokenizer = std::filesystem::path(OSSATURE_SOURCE_DIR) / "tests/data/fixtures";
   options.out = input.parent_path() / "out.h5";
-  options.format.format = format;
+  if (!format.empty()) options.format.format = data_format(format);
+  return options;
+}
+
+/// What prepare says of `input`, which must stay alone in its folder.
+std::string error_of(const PrepareOptions& options) {
+  const std::filesystem::path& input = options.inputs.at(0);
   const std::string message = data_error_of([&] { prepare(options); });
   EXPECT_EQ(names_in(input.parent_path()), std::set<std::string>{input.filename().string()});
   return message;
@@ -46,8 +51,7 @@ TEST(MalformedInputs, RecordsAreNamedByFileAndLine) {
   for (const MalformedRecord& record : malformed_records()) {
     SCOPED_TRACE(record.name);
     const auto input = folder.write("a.jsonl", record.good + "\n" + record.line + "\n" + record.good + "\n");
-    const auto format = record.options_format.empty() ? std::nullopt : data_format(record.options_format);
-    expect_mentions(error_of(input, format), input.string() + ":2: ", record.mentions);
+    expect_mentions(error_of(options_for(input, record.options_format)), input.string() + ":2: ", record.mentions);
   }
 }
 
@@ -60,24 +64,28 @@ TEST(MalformedInputs, FilesAreNamed) {
     SCOPED_TRACE(file.name);
     const TemporaryDirectory folder;
     const auto input = folder.write(file.file, file.bytes);
-    expect_mentions(error_of(input), file.place.empty() ? "" : input.string() + file.place, file.mentions);
+    auto options = options_for(input);
+    expect_mentions(error_of(options), file.place.empty() ? "" : input.string() + file.place, file.mentions);
+    if (file.is_record) continue;
+    options.skip_errors = true;  // which is for records
+    expect_mentions(error_of(options), file.place.empty() ? "" : input.string() + file.place, file.mentions);
   }
 }
 
-/// --on-error skip: what is wrong with one record keeps none of the others from being read.
-TEST(MalformedInputs, RecordsCanBePassedOver) {
+/// With --on-error skip a wrong record is counted and listed, and those around it are prepared.
+TEST(MalformedInputs, RecordsCanBeSkipped) {
   const TemporaryDirectory folder;
   for (const MalformedRecord& record : malformed_records()) {
     SCOPED_TRACE(record.name);
     const auto input = folder.write("a.jsonl", record.good + "\n" + record.line + "\n" + record.good + "\n");
-    RecordReader reader({input});
-    SampleParser parser({.format = record.options_format.empty() ? std::nullopt : data_format(record.options_format)});
-    const std::vector<Record> records = reader.next_block(100, 1 << 20);
-    ASSERT_EQ(records.size(), 3u);
-    EXPECT_TRUE(reader.next_block(100, 1 << 20).empty());
-    parser.detect(records);
-    EXPECT_NO_THROW((void)parser.parse(records[0]));
-    EXPECT_NO_THROW((void)parser.parse(records[2]));
+    auto options = options_for(input, record.options_format);
+    options.skip_errors = true;
+    const PrepareSummary summary = prepare(options);
+    EXPECT_EQ(summary.records, 3);
+    EXPECT_EQ(summary.train.samples(), 2);
+    EXPECT_EQ(summary.skipped.count, 1);
+    ASSERT_EQ(summary.skipped.first.size(), 1u);
+    expect_mentions(summary.skipped.first[0], input.string() + ":2: ", record.mentions);
   }
 }
 
