@@ -1,6 +1,7 @@
 #include "data/input_file.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -78,7 +79,8 @@ void refuse_directory(const std::filesystem::path& path, const struct stat& stat
 /// The file as it lies on the disk.
 class InputFile::Descriptor {
  public:
-  Descriptor(const std::filesystem::path& path, std::string name) : name_(std::move(name)) {
+  Descriptor(const std::filesystem::path& path, std::string name, std::function<void()> while_waiting)
+      : name_(std::move(name)), while_waiting_(std::move(while_waiting)) {
     value_ = path == "-" ? ::dup(STDIN_FILENO) : ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (value_ < 0) fail_to_open(name_, errno);
     struct stat status {};
@@ -96,6 +98,7 @@ class InputFile::Descriptor {
   Descriptor& operator=(const Descriptor&) = delete;
 
   std::size_t read(std::span<char> out) {
+    if (!is_regular_ && while_waiting_) wait();
     while (true) {
       const ssize_t size = ::read(value_, out.data(), out.size());
       if (size < 0 && errno == EINTR) continue;
@@ -109,6 +112,14 @@ class InputFile::Descriptor {
   [[nodiscard]] std::int64_t bytes_read() const { return bytes_read_; }
 
  private:
+  void wait() const {
+    constexpr int kMilliseconds = 200;
+    pollfd waiting{value_, POLLIN, 0};
+    for (int ready = 0; ready == 0 || (ready < 0 && errno == EINTR);) {
+      ready = ::poll(&waiting, 1, kMilliseconds);
+      if (ready <= 0) while_waiting_();
+    }
+  }
   void check_size() const {
     if (!is_regular_ || bytes_read_ == size_) return;
     throw DataError("it had " + std::to_string(size_) + " bytes when it was opened and " + std::to_string(bytes_read_) +
@@ -116,14 +127,15 @@ class InputFile::Descriptor {
   }
 
   std::string name_;
+  std::function<void()> while_waiting_;
   int value_ = -1;
   bool is_regular_ = false;
   std::int64_t size_ = 0, bytes_read_ = 0;
 };
 
-InputFile::InputFile(const std::filesystem::path& path)
+InputFile::InputFile(const std::filesystem::path& path, std::function<void()> while_waiting)
     : name_(name_of(path)),
-      descriptor_(std::make_unique<Descriptor>(path, name_)),
+      descriptor_(std::make_unique<Descriptor>(path, name_, std::move(while_waiting))),
       stream_([file = descriptor_.get()](std::span<char> out) { return file->read(out); }) {
   const auto fill_to = [&](std::size_t size) {
     while (window().size() < size && more()) {

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -17,8 +18,9 @@ class InputFile {
  public:
   /// Opens `path`; "-" is standard input. gzip and zstd are known by their first bytes and decompressed; a UTF-8 byte
   /// order mark is passed over. Throws DataError for what cannot be opened and what is not text: a directory, UTF-16,
-  /// other compressions, known binary formats.
-  explicit InputFile(const std::filesystem::path& path);
+  /// other compressions, known binary formats. `while_waiting`, if there is one, is called a few times a second while a
+  /// pipe or terminal has nothing to read yet, and may throw.
+  explicit InputFile(const std::filesystem::path& path, std::function<void()> while_waiting = {});
   ~InputFile();
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;

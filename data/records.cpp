@@ -104,8 +104,8 @@ std::string error_of(const InputPiece& piece, std::size_t max_bytes, bool is_pla
 /// One input, open.
 class RecordReader::Source {
  public:
-  Source(const std::filesystem::path& path, std::size_t max_bytes)
-      : file_(path), max_bytes_(max_bytes), is_plain_text_(is_text_file(path)) {
+  Source(const std::filesystem::path& path, const RecordOptions& options)
+      : file_(path, options.while_waiting), max_bytes_(options.max_record_bytes), is_plain_text_(is_text_file(path)) {
     if (is_plain_text_) return;
     std::int64_t line = 1, column = 1;
     while (true) {
@@ -120,9 +120,9 @@ class RecordReader::Source {
       if (!file_.window().empty() || !file_.more()) break;
     }
     if (file_.window().starts_with('[')) {
-      array_.emplace(file_, line, column, max_bytes);
+      array_.emplace(file_, line, column, max_bytes_);
     } else {
-      lines_.emplace(file_, line, column, max_bytes);
+      lines_.emplace(file_, line, column, max_bytes_);
     }
   }
 
@@ -177,7 +177,7 @@ RecordReader::~RecordReader() = default;
 
 bool RecordReader::open_next() {
   if (next_input_ == inputs_.size()) return false;
-  source_ = std::make_unique<Source>(inputs_[next_input_++], options_.max_record_bytes);
+  source_ = std::make_unique<Source>(inputs_[next_input_++], options_);
   return true;
 }
 

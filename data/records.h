@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <exception>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +29,8 @@ struct Record {
 struct RecordOptions {
   /// A longer line, element or text file is an error: it bounds memory.
   std::size_t max_record_bytes = 64 << 20;
+  /// Called a few times a second while a pipe or terminal has nothing to read yet; what it throws ends reading.
+  std::function<void()> while_waiting{};
 };
 
 /// Reads several inputs in order: .jsonl (also called .json or anything else), one .json array of objects, .txt and .md

@@ -1,6 +1,9 @@
 #include "data/prepare.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <set>
@@ -313,6 +316,24 @@ TEST_F(PrepareTest, WhatProgressThrowsEndsTheWorkAndLeavesNothing) {
                  std::runtime_error);
     EXPECT_EQ(names(), std::set<std::string>{"a.jsonl"});
   }
+}
+
+TEST_F(PrepareTest, WaitingForInputCanBeEnded) {
+  const auto pipe = folder_ / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const int writer = ::open(pipe.c_str(), O_RDWR);  // so that neither opening nor reading finds an end
+  const std::string some = text_line("fine");
+  ASSERT_EQ(::write(writer, some.data(), some.size()), static_cast<ssize_t>(some.size()));
+  auto settings = options({pipe});
+  int calls = 0;
+  settings.records.while_waiting = [&] {
+    if (++calls == 2) throw std::runtime_error("enough");
+  };
+  settings.threads = 2;
+  EXPECT_THROW(prepare(settings), std::runtime_error);
+  EXPECT_EQ(calls, 2);
+  EXPECT_EQ(names(), std::set<std::string>{"pipe"});
+  ::close(writer);
 }
 
 TEST_F(PrepareTest, RefusesToWriteOverItsInput) {

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <thread>
 
 #include "data/sha256.h"
@@ -71,17 +72,60 @@ TEST(Tokenizer, IdsWithoutTokenHaveNoBytes) {
 TEST(Tokenizer, EveryByteSequenceThatIsTextComesBack) {
   const Tokenizer tokenizer = Tokenizer::load(kFixtures);
   std::string text;
-  for (char32_t c = 1; c < 0x3000; c += 7) {
+  for (char32_t c = 1; c < 0x110000; c += c < 0x3000 ? 7 : 61) {
+    if (c >= 0xd800 && c < 0xe000) continue;
     if (c < 0x80) {
       text += static_cast<char>(c);
     } else if (c < 0x800) {
       text += {static_cast<char>(0xc0 | c >> 6), static_cast<char>(0x80 | (c & 0x3f))};
-    } else {
+    } else if (c < 0x10000) {
       text += {static_cast<char>(0xe0 | c >> 12), static_cast<char>(0x80 | (c >> 6 & 0x3f)),
                static_cast<char>(0x80 | (c & 0x3f))};
+    } else {
+      text += {static_cast<char>(0xf0 | c >> 18), static_cast<char>(0x80 | (c >> 12 & 0x3f)),
+               static_cast<char>(0x80 | (c >> 6 & 0x3f)), static_cast<char>(0x80 | (c & 0x3f))};
     }
   }
   EXPECT_EQ(tokenizer.decode(tokenizer.encode(text)), text);
+}
+
+TEST(Tokenizer, SplitByHandOrByPcre2AndFromTheCacheOrNot) {
+  // The same pattern in other letters goes to PCRE2, which has no cache of words either.
+  const TemporaryDirectory folder;
+  std::ifstream in(kFixtures / "tokenizer.json");
+  json other = json::parse(in);
+  json& pattern = other["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"];
+  pattern = "(?:" + pattern.get<std::string>() + ")";
+  const Tokenizer by_hand = Tokenizer::load(kFixtures);
+  const Tokenizer by_pcre2 = Tokenizer::load(folder.write("tokenizer.json", other.dump()));
+  const std::vector<std::string> parts = {"the",
+                                          "president",
+                                          " of ",
+                                          "antidisestablishmentarianism",
+                                          "A",
+                                          "0",
+                                          "\n",
+                                          " ",
+                                          "'s",
+                                          "'\u017f",
+                                          "\u65e5",
+                                          "\u0439",
+                                          "\U0001f600",
+                                          std::string(1, '\0'),
+                                          "\u0301",
+                                          "fifteen-bytes-x",
+                                          "sixteen-bytes-xy",
+                                          "zzzzzzzzzzzzzzzz",
+                                          "\t",
+                                          "<|end|>"};
+  std::mt19937 random(7);
+  for (int i = 0; i < 20000; ++i) {
+    std::string text;
+    for (std::size_t n = 1 + random() % 12; n > 0; --n) text += parts[random() % parts.size()];
+    const auto ids = by_hand.encode(text);
+    ASSERT_EQ(ids, by_pcre2.encode(text)) << text;
+    ASSERT_EQ(by_hand.decode(ids), text);
+  }
 }
 
 TEST(Tokenizer, LongWordsTakeNearlyLinearTime) {

@@ -40,11 +40,15 @@ CLI::Validator accepted_by(const std::function<void(const std::string&)>& read) 
       "");
 }
 
-PrepareSummary prepare_with_progress(const PrepareOptions& options) {
+PrepareSummary prepare_with_progress(PrepareOptions options) {
   const InterruptGuard interrupt;
+  const auto check = [&] {
+    if (interrupt.is_requested()) throw InterruptedError("prepare: interrupted; nothing was written");
+  };
+  options.records.while_waiting = check;
   Progress progress("prepare");
   return prepare(options, [&](const PrepareProgress& done) {
-    if (interrupt.is_requested()) throw InterruptedError("prepare: interrupted; nothing was written");
+    check();
     progress.show(done.bytes_done, done.bytes_total, {{done.bytes_done, "bytes"}, {done.tokens, "tokens"}});
   });
 }
