@@ -1,224 +1,217 @@
 #include "data/loader.h"
 
 #include <algorithm>
+#include <cmath>
 #include <condition_variable>
 #include <deque>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <thread>
 
-#include "data/packing.h"
-#include "data/sampler.h"
+#include "data/epoch_plan.h"
 
 namespace ossature {
 namespace {
 
-constexpr std::size_t kBatchesAhead = 4;
-
-Batch read_samples(const TokenFileReader& file, const std::vector<std::int64_t>& samples) {
+Batch read_samples(const EpochPlan& plan, const std::vector<std::int32_t>& samples) {
   Batch batch;
-  const auto offsets = file.sample_offsets();
   batch.sample_offsets.push_back(0);
-  for (const std::int64_t sample : samples) {
-    const auto first = offsets[static_cast<std::size_t>(sample)];
-    const auto count = static_cast<std::size_t>(offsets[static_cast<std::size_t>(sample) + 1] - first);
-    const std::size_t before = batch.tokens.size();
-    batch.tokens.resize(before + count);
-    batch.loss_weights.resize(before + count);
-    file.read_tokens(first, std::span(batch.tokens).subspan(before));
-    file.read_loss_weights(first, std::span(batch.loss_weights).subspan(before));
-    batch.sample_offsets.push_back(static_cast<std::int64_t>(batch.tokens.size()));
-    batch.sample_ids.push_back(sample);
+  for (const std::int32_t sample : samples) {
+    const auto [file, id] = plan.place(sample);
+    const auto offsets = plan.files()[file].file->sample_offsets().subspan(static_cast<std::size_t>(id), 2);
+    batch.sample_offsets.push_back(batch.sample_offsets.back() + offsets[1] - offsets[0]);
+    batch.sample_ids.push_back(id);
+    batch.sample_files.push_back(static_cast<std::int32_t>(file));
+  }
+  batch.tokens.resize(static_cast<std::size_t>(batch.sample_offsets.back()));
+  batch.loss_weights.resize(batch.tokens.size());
+  for (std::size_t s = 0; s < samples.size(); ++s) {
+    const TokenFileReader& file = *plan.files()[static_cast<std::size_t>(batch.sample_files[s])].file;
+    const std::int64_t first = file.sample_offsets()[static_cast<std::size_t>(batch.sample_ids[s])];
+    const auto begin = static_cast<std::size_t>(batch.sample_offsets[s]);
+    const auto count = static_cast<std::size_t>(batch.sample_offsets[s + 1]) - begin;
+    file.read_tokens(first, std::span(batch.tokens).subspan(begin, count));
+    file.read_loss_weights(first, std::span(batch.loss_weights).subspan(begin, count));
   }
   return batch;
 }
 
-/// The rows of each epoch.
-class Plan {
- public:
-  Plan(std::shared_ptr<const TokenFileReader> file, const LoaderOptions& options)
-      : file_(std::move(file)), options_(options) {
-    const auto offsets = file_->sample_offsets();
-    for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
-      const auto length = offsets[s + 1] - offsets[s];
-      lengths_.push_back(length);
-      num_tokens_ += length;
-      if (length > 0) samples_.push_back(static_cast<std::int64_t>(s));
-      if (length > options.sequence_length) {
-        const auto sample = static_cast<std::int64_t>(s);
-        throw DataError(file_->path().string() + ": " + file_->sample_source(sample) + " has " +
-                        std::to_string(length) + " tokens, data.sequence_length is " +
-                        std::to_string(options.sequence_length) +
-                        "; raise it, or prepare the data with shorter samples");
-      }
-    }
-    if (samples_.empty())
-      throw DataError(file_->path().string() + ": holds no token; prepare it from files that have some");
-    num_rows_ = static_cast<std::int64_t>(rows_of(0).size());
-  }
-
-  [[nodiscard]] const TokenFileReader& file() const { return *file_; }
-  [[nodiscard]] std::int64_t batches_in_epoch() const {
-    return (num_rows_ + options_.micro_batch_size - 1) / options_.micro_batch_size;
-  }
-  [[nodiscard]] double efficiency() const {
-    return static_cast<double>(num_tokens_) / static_cast<double>(num_rows_ * options_.sequence_length);
-  }
-
-  /// The samples of each batch of `epoch`.
-  [[nodiscard]] std::vector<std::vector<std::int64_t>> batches_of(std::int64_t epoch) const {
-    const std::vector<Pack> rows = rows_of(epoch);
-    std::vector<std::vector<std::int64_t>> batches;
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-      if (i % static_cast<std::size_t>(options_.micro_batch_size) == 0) batches.emplace_back();
-      batches.back().insert(batches.back().end(), rows[i].begin(), rows[i].end());
-    }
-    return batches;
-  }
-
- private:
-  [[nodiscard]] std::vector<Pack> rows_of(std::int64_t epoch) const {
-    std::vector<std::int64_t> samples = samples_;
-    if (options_.shuffle) {
-      const auto order = shuffled_order(static_cast<std::int64_t>(samples.size()), options_.seed, epoch);
-      for (std::size_t i = 0; i < samples.size(); ++i) samples[i] = samples_[static_cast<std::size_t>(order[i])];
-    }
-    std::vector<Pack> rows;
-    if (!options_.packing) {
-      for (const auto sample : samples) rows.push_back({sample});
-      return rows;
-    }
-    rows = pack_samples(samples, lengths_, options_.sequence_length);
-    for (Pack& row : rows) std::sort(row.begin(), row.end());
-    if (!options_.shuffle) {
-      std::sort(rows.begin(), rows.end());
-      return rows;
-    }
-    // Packing has sorted by length; training should not see long rows first.
-    const auto order = shuffled_order(static_cast<std::int64_t>(rows.size()), ~options_.seed, epoch);
-    std::vector<Pack> mixed(rows.size());
-    for (std::size_t i = 0; i < rows.size(); ++i) mixed[i] = std::move(rows[static_cast<std::size_t>(order[i])]);
-    return mixed;
-  }
-
-  std::shared_ptr<const TokenFileReader> file_;
-  LoaderOptions options_;
-  std::vector<std::int64_t> lengths_;
-  std::vector<std::int64_t> samples_;  // those that have tokens
-  std::int64_t num_tokens_ = 0;
-  std::int64_t num_rows_ = 0;
-};
-
 }  // namespace
 
-class Loader::Thread {
+/// Workers take the next batch's description in turn, read it side by side, and leave it in its place in the queue.
+class Loader::Threads {
  public:
-  Thread(std::shared_ptr<const TokenFileReader> file, const LoaderOptions& options) : plan_(std::move(file), options) {}
-  ~Thread() { stop(); }
+  Threads(std::vector<WeightedFile> files, const LoaderOptions& options)
+      : options_(options),
+        plan_(std::move(files), {options.sequence_length, options.packing, options.shuffle, options.seed}) {}
+  ~Threads() { stop(); }
 
-  [[nodiscard]] const Plan& plan() const { return plan_; }
   [[nodiscard]] LoaderPosition position() const { return position_; }
+
+  [[nodiscard]] std::int64_t batches_of(std::int64_t rows) const {
+    const std::int64_t rows_of_all = options_.micro_batch_size * options_.num_ranks;
+    return (rows + rows_of_all - 1) / rows_of_all;
+  }
+  [[nodiscard]] EpochSize size_of(std::int64_t epoch) const {
+    if (!plan_.is_even()) return plan_.size_of(epoch);
+    if (!even_size_) even_size_ = plan_.size_of(0);
+    return *even_size_;
+  }
+  [[nodiscard]] double efficiency() const {
+    const EpochSize size = size_of(position_.epoch);
+    return size.rows == 0
+               ? 1.0
+               : static_cast<double>(size.tokens) / static_cast<double>(size.rows * options_.sequence_length);
+  }
+  [[nodiscard]] std::int64_t batches_in(double epochs) const {
+    if (plan_.is_even()) {
+      return std::max<std::int64_t>(1, std::llround(static_cast<double>(batches_of(size_of(0).rows)) * epochs));
+    }
+    std::int64_t batches = 0;
+    const auto whole = static_cast<std::int64_t>(std::floor(epochs));
+    for (std::int64_t epoch = 0; epoch < whole; ++epoch) batches += batches_of(size_of(epoch).rows);
+    const double rest = epochs - static_cast<double>(whole);
+    if (rest > 0) batches += std::llround(static_cast<double>(batches_of(size_of(whole).rows)) * rest);
+    return std::max<std::int64_t>(1, batches);
+  }
 
   void seek(LoaderPosition position) {
     stop();
-    if (position.batch >= plan_.batches_in_epoch()) position = {position.epoch + 1, 0};
+    if (position.batch > 0 && position.batch >= batches_of(size_of(position.epoch).rows)) {
+      position = {position.epoch + 1, 0};
+    }
     position_ = position;
   }
 
   Batch next() {
-    if (!worker_.joinable()) start();
+    if (workers_.empty()) start();
     std::unique_lock lock(mutex_);
-    ready_.wait(lock, [&] { return !batches_.empty() || failure_; });
-    if (batches_.empty()) std::rethrow_exception(failure_);
-    Batch batch = std::move(batches_.front());
-    batches_.pop_front();
+    ready_.wait(lock, [&] { return !queue_.empty() && queue_.front().is_ready; });
+    Slot& slot = queue_.front();
+    if (slot.failure) std::rethrow_exception(slot.failure);
+    Batch batch = std::move(slot.batch);
+    position_ = slot.after;
+    queue_.pop_front();
     wanted_.notify_one();
-    if (++position_.batch == plan_.batches_in_epoch()) position_ = {position_.epoch + 1, 0};
     return batch;
   }
 
  private:
+  struct Slot {
+    bool is_ready = false;
+    Batch batch;
+    LoaderPosition after;
+    std::exception_ptr failure;
+  };
+
   void start() {
-    stopping_ = false;
-    failure_ = nullptr;
-    worker_ = std::thread([this, from = position_] { read(from); });
+    is_stopping_ = false;
+    upcoming_ = position_;
+    for (std::int64_t i = 0; i < options_.num_workers; ++i) workers_.emplace_back([this] { work(); });
   }
 
   void stop() {
     {
       const std::lock_guard lock(mutex_);
-      stopping_ = true;
+      is_stopping_ = true;
     }
     wanted_.notify_all();
-    if (worker_.joinable()) worker_.join();
-    batches_.clear();
+    for (std::thread& worker : workers_) worker.join();
+    workers_.clear();
+    queue_.clear();
   }
 
-  void read(LoaderPosition position) {
-    try {
-      for (;; position = {position.epoch + 1, 0}) {
-        const auto batches = plan_.batches_of(position.epoch);
-        for (auto i = static_cast<std::size_t>(position.batch); i < batches.size(); ++i) {
-          Batch batch = read_samples(plan_.file(), batches[i]);
-          std::unique_lock lock(mutex_);
-          wanted_.wait(lock, [&] { return stopping_ || batches_.size() < kBatchesAhead; });
-          if (stopping_) return;
-          batches_.push_back(std::move(batch));
-          ready_.notify_one();
-        }
+  void work() {
+    std::vector<std::int32_t> samples;
+    while (Slot* slot = take_next(samples)) {
+      Batch batch;
+      std::exception_ptr failure = slot->failure;
+      try {
+        if (!failure) batch = read_samples(plan_, samples);
+      } catch (...) {
+        failure = std::current_exception();
       }
-    } catch (...) {
       const std::lock_guard lock(mutex_);
-      failure_ = std::current_exception();
+      slot->batch = std::move(batch);
+      slot->failure = failure;
+      slot->is_ready = true;
       ready_.notify_one();
     }
   }
 
-  Plan plan_;
+  /// The place in the queue of the next batch, and the samples that belong there; nullptr when stopping. Only one
+  /// worker is here at a time; the others read, from the files only, so the plan may change.
+  Slot* take_next(std::vector<std::int32_t>& samples) {
+    const std::lock_guard turn(turn_);
+    {
+      std::unique_lock lock(mutex_);
+      const auto batches_ahead = static_cast<std::size_t>(2 + 2 * options_.num_workers);
+      wanted_.wait(lock, [&] { return is_stopping_ || queue_.size() < batches_ahead; });
+      if (is_stopping_) return nullptr;
+    }
+    Slot made;
+    samples.clear();
+    try {
+      describe_next(samples);
+      made.after = upcoming_;
+    } catch (...) {
+      made.failure = std::current_exception();
+    }
+    const std::lock_guard lock(mutex_);
+    return &queue_.emplace_back(std::move(made));
+  }
+
+  void describe_next(std::vector<std::int32_t>& samples) {
+    if (plan_.epoch() != upcoming_.epoch) plan_.make(upcoming_.epoch);
+    while (plan_.num_rows() == 0) {  // small weights leave epochs empty
+      upcoming_ = {upcoming_.epoch + 1, 0};
+      plan_.make(upcoming_.epoch);
+    }
+    const std::int64_t rows = plan_.num_rows(), size = options_.micro_batch_size;
+    const std::int64_t first = (upcoming_.batch * options_.num_ranks + options_.rank) * size;
+    for (std::int64_t row = first; row < std::min(first + size, rows); ++row) plan_.append_row(row, samples);
+    if (++upcoming_.batch >= batches_of(rows)) upcoming_ = {upcoming_.epoch + 1, 0};
+  }
+
+  LoaderOptions options_;
+  EpochPlan plan_;
+  mutable std::optional<EpochSize> even_size_;
   LoaderPosition position_;
-  std::mutex mutex_;
+  std::mutex turn_;          // guards plan_ and upcoming_
+  LoaderPosition upcoming_;  // of the batch that a worker takes next
+  std::mutex mutex_;         // guards what follows
   std::condition_variable ready_, wanted_;
-  std::deque<Batch> batches_;
-  std::exception_ptr failure_;
-  bool stopping_ = false;
-  std::thread worker_;
+  std::deque<Slot> queue_;
+  bool is_stopping_ = false;
+  std::vector<std::thread> workers_;
 };
 
-Loader::Loader(std::shared_ptr<const TokenFileReader> file, LoaderOptions options)
-    : thread_(std::make_unique<Thread>(std::move(file), options)) {}
+Loader::Loader(std::vector<WeightedFile> files, const LoaderOptions& options)
+    : threads_(std::make_unique<Threads>(std::move(files), options)) {}
+Loader::Loader(std::shared_ptr<const TokenFileReader> file, const LoaderOptions& options)
+    : Loader(std::vector<WeightedFile>{{std::move(file), 1.0}}, options) {}
 Loader::~Loader() = default;
+EpochSize Loader::epoch_size() const {
+  return threads_->size_of(position().epoch);
+}
 std::int64_t Loader::batches_in_epoch() const {
-  return thread_->plan().batches_in_epoch();
+  return threads_->batches_of(epoch_size().rows);
+}
+std::int64_t Loader::batches_in(double epochs) const {
+  return threads_->batches_in(epochs);
 }
 double Loader::packing_efficiency() const {
-  return thread_->plan().efficiency();
+  return threads_->efficiency();
 }
 Batch Loader::next() {
-  return thread_->next();
+  return threads_->next();
 }
 LoaderPosition Loader::position() const {
-  return thread_->position();
+  return threads_->position();
 }
 void Loader::seek(LoaderPosition position) {
-  thread_->seek(position);
-}
-
-SequentialReader::SequentialReader(std::shared_ptr<const TokenFileReader> file, std::int64_t max_tokens)
-    : file_(std::move(file)), max_tokens_(max_tokens) {}
-
-std::optional<Batch> SequentialReader::next() {
-  const auto offsets = file_->sample_offsets();
-  std::vector<std::int64_t> samples;
-  std::int64_t count = 0;
-  for (; sample_ < file_->num_samples(); ++sample_) {
-    const auto s = static_cast<std::size_t>(sample_);
-    const auto length = offsets[s + 1] - offsets[s];
-    if (!samples.empty() && count + length > max_tokens_) break;
-    samples.push_back(sample_);
-    count += length;
-  }
-  if (samples.empty()) return std::nullopt;
-  return read_samples(*file_, samples);
+  threads_->seek(position);
 }
 
 }  // namespace ossature

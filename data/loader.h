@@ -1,12 +1,12 @@
-// Batches from a token file: for training endless, shuffled and packed, read ahead by a thread; for evaluation once, in
-// order.
+// Batches for training from token files: endless, shuffled and packed, read ahead by threads.
 #pragma once
 
 #include <cstdint>
 #include <memory>
-#include <optional>
+#include <vector>
 
 #include "data/batch.h"
+#include "data/sampler.h"
 #include "data/token_file.h"
 
 namespace ossature {
@@ -17,9 +17,14 @@ struct LoaderOptions {
   bool shuffle = true;
   std::uint64_t seed = 0;
   std::int64_t micro_batch_size = 1;  // rows a batch; without packing a row is one sample
+  std::int64_t num_workers = 1;       // threads that read and decode; what is read does not depend on it
+  // The rows of num_ranks * micro_batch_size make a global batch, of which each rank gets micro_batch_size: N ranks of
+  // b rows see the same global batches as one rank of N * b.
+  std::int64_t rank = 0;
+  std::int64_t num_ranks = 1;
 };
 
-/// A place between two batches.
+/// A place between two global batches.
 struct LoaderPosition {
   std::int64_t epoch = 0;
   std::int64_t batch = 0;  // batches of that epoch that have been given
@@ -27,43 +32,35 @@ struct LoaderPosition {
   bool operator==(const LoaderPosition&) const = default;
 };
 
-/// Reads ahead a few batches on a thread of its own, so memory is bounded by those. Samples of no tokens are left out.
+/// Reads ahead a few batches on threads of its own, so memory is bounded by those and by 16 bytes a sample. Samples of
+/// no tokens are left out. What batches hold and their order depend on files, weights, seed and epoch alone.
 class Loader {
  public:
-  /// Throws DataError naming the first sample that is longer than sequence_length, or if there is no sample at all.
-  Loader(std::shared_ptr<const TokenFileReader> file, LoaderOptions options);
+  /// Throws DataError naming the first sample that is longer than sequence_length, or a file without tokens.
+  Loader(std::vector<WeightedFile> files, const LoaderOptions& options);
+  Loader(std::shared_ptr<const TokenFileReader> file, const LoaderOptions& options);
   ~Loader();
   Loader(const Loader&) = delete;
   Loader& operator=(const Loader&) = delete;
 
-  /// The same for every epoch.
+  /// Of the epoch of position(). All epochs are alike unless a file's weight is a fraction.
+  [[nodiscard]] EpochSize epoch_size() const;
   [[nodiscard]] std::int64_t batches_in_epoch() const;
-  /// Share of the rows' tokens that hold samples, 0 to 1.
+  /// Of the first `epochs` epochs, which need not be whole ones; at least 1.
+  [[nodiscard]] std::int64_t batches_in(double epochs) const;
+  /// Share of the rows' tokens that hold samples, 0 to 1, in the epoch of position().
   [[nodiscard]] double packing_efficiency() const;
 
-  /// The next batch; after the last of an epoch comes the first of the next. Throws what reading threw (DataError).
+  /// The next batch; after the last of an epoch comes the first of the next. The last of an epoch may be smaller, and
+  /// have no sample for some ranks. Throws what reading threw (DataError), again and again until seek().
   [[nodiscard]] Batch next();
   [[nodiscard]] LoaderPosition position() const;
   /// Goes on from `position`, exactly as a loader that had come there by itself.
   void seek(LoaderPosition position);
 
  private:
-  class Thread;
-  std::unique_ptr<Thread> thread_;
-};
-
-/// All samples once, in the order of the file, in batches of whole samples that have up to `max_tokens` tokens (or one
-/// longer sample).
-class SequentialReader {
- public:
-  SequentialReader(std::shared_ptr<const TokenFileReader> file, std::int64_t max_tokens);
-  /// nullopt at the end.
-  [[nodiscard]] std::optional<Batch> next();
-
- private:
-  std::shared_ptr<const TokenFileReader> file_;
-  std::int64_t max_tokens_;
-  std::int64_t sample_ = 0;
+  class Threads;
+  std::unique_ptr<Threads> threads_;
 };
 
 }  // namespace ossature

@@ -4,7 +4,7 @@
 
 #include <ATen/ATen.h>
 
-#include "data/loader.h"
+#include "data/sequential_reader.h"
 
 namespace ossature {
 

@@ -207,18 +207,5 @@ TEST_F(LoaderTest, ErrorsOfItsThreadReachTheCaller) {
   EXPECT_EQ(loader.next().sample_ids, Ids{13});
 }
 
-TEST_F(LoaderTest, SequentialReaderGivesAllSamplesOnceInOrder) {
-  const MadeSamples samples(9, {5, 0, 5, 1, 30, 9, 1, 0, 3});
-  SequentialReader reader(open(samples), 10);
-  std::vector<Ids> batches;
-  while (const auto batch = reader.next()) {
-    expect_holds(*batch, samples);
-    batches.push_back(batch->sample_ids);
-  }
-  EXPECT_EQ(batches, (std::vector<Ids>{{0, 1, 2}, {3}, {4}, {5, 6, 7}, {8}}));
-  EXPECT_FALSE(reader.next());
-  EXPECT_FALSE(SequentialReader(open(MadeSamples(9, {})), 10).next());
-}
-
 }  // namespace
 }  // namespace ossature

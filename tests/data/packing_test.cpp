@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <random>
 
@@ -11,10 +12,31 @@ namespace {
 
 using Lengths = std::vector<std::int64_t>;
 
+using Pack = std::vector<std::int64_t>;  // positions in the lengths, longest first
+
+std::vector<std::int64_t> counts_of(const Lengths& lengths, std::int64_t capacity) {
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(capacity) + 1);
+  for (const std::int64_t length : lengths) ++counts.at(static_cast<std::size_t>(length));
+  return counts;
+}
+
 std::vector<Pack> pack_all(const Lengths& lengths, std::int64_t capacity) {
-  std::vector<std::int64_t> samples(lengths.size());
-  std::iota(samples.begin(), samples.end(), 0);
-  return pack_samples(samples, lengths, capacity);
+  Pack order(lengths.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto length = [&](std::int64_t i) { return lengths[static_cast<std::size_t>(i)]; };
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return length(a) > length(b); });
+  const std::vector<std::int64_t> counts = counts_of(lengths, capacity);
+  const PackedRows rows = pack_rows(counts);
+  EXPECT_EQ(rows.before.size(), lengths.size());
+  EXPECT_EQ(count_rows(counts), static_cast<std::int64_t>(rows.last.size()));
+  std::vector<Pack> packs;
+  for (std::int32_t i : rows.last) {
+    packs.emplace_back();
+    for (; i >= 0; i = rows.before.at(static_cast<std::size_t>(i))) {
+      packs.back().insert(packs.back().begin(), order.at(static_cast<std::size_t>(i)));
+    }
+  }
+  return packs;
 }
 
 /// Every sample once, no row over its length.
@@ -70,15 +92,9 @@ TEST(Packing, KnownCases) {
   EXPECT_EQ(pack_all({10, 10, 10}, 10).size(), 3u);
   EXPECT_EQ(pack_all(Lengths(100, 1), 10).size(), 10u);
   // First-fit in the order given would need three rows.
-  EXPECT_EQ(pack_all({4, 4, 6, 6}, 10), (std::vector<Pack>{{2, 0}, {3, 1}}));
+  EXPECT_EQ(pack_all({4, 4, 6, 6}, 10), (std::vector<Pack>{{2, 1}, {3, 0}}));
   // The 3 goes into the fuller row, though the other has room as well.
   EXPECT_EQ(pack_all({5, 7, 3}, 10), (std::vector<Pack>{{1, 2}, {0}}));
-}
-
-TEST(Packing, TakesOnlyTheSamplesGiven) {
-  const Lengths lengths = {9, 1, 9, 2, 9, 3};
-  const std::vector<std::int64_t> samples = {5, 1, 3};
-  EXPECT_EQ(pack_samples(samples, lengths, 6), (std::vector<Pack>{{5, 3, 1}}));
 }
 
 TEST(Packing, SmallCasesNeedAtMostElevenNinthsOfTheFewestRows) {
@@ -113,18 +129,29 @@ TEST(Packing, LargeCasesEqualTheDefinition) {
   }
 }
 
-TEST(Packing, NumberOfRowsDoesNotDependOnTheOrder) {
+TEST(Packing, LongRows) {  // beyond a word and a group of the set of rooms
   std::mt19937 random(3);
-  Lengths lengths(500);
-  for (auto& length : lengths) length = random() % 40 + 1;
-  std::vector<std::int64_t> samples(lengths.size());
-  std::iota(samples.begin(), samples.end(), 0);
-  const std::size_t rows = pack_samples(samples, lengths, 64).size();
-  for (int i = 0; i < 20; ++i) {
-    std::shuffle(samples.begin(), samples.end(), random);
-    const auto packs = pack_samples(samples, lengths, 64);
-    expect_valid(packs, lengths, 64);
-    EXPECT_EQ(packs.size(), rows);
+  for (const std::int64_t capacity : {63, 64, 65, 4095, 4096, 4097, 131072}) {
+    Lengths lengths(3000);
+    for (auto& length : lengths) {
+      length = static_cast<std::int64_t>(random() % static_cast<unsigned>(capacity >> random() % 6)) + 1;
+    }
+    const auto packs = pack_all(lengths, capacity);
+    expect_valid(packs, lengths, capacity);
+    EXPECT_EQ(packs.size(), by_definition(lengths, capacity)) << capacity;
+  }
+}
+
+TEST(Packing, FillsRowsOfConversations) {  // lengths as those of chats are spread
+  std::mt19937_64 random(4);
+  std::lognormal_distribution<double> spread(std::log(600.0) - 0.5, 1.0);  // mean 600
+  for (const std::size_t count : {2'000, 100'000}) {
+    Lengths lengths(count);
+    for (auto& length : lengths) length = std::clamp<std::int64_t>(std::llround(spread(random)), 1, 4096);
+    const auto packs = pack_all(lengths, 4096);
+    expect_valid(packs, lengths, 4096);
+    const auto total = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+    EXPECT_GE(static_cast<double>(total), 0.99 * 4096.0 * static_cast<double>(packs.size())) << count;
   }
 }
 
