@@ -15,6 +15,7 @@
 #include "model/safetensors.h"
 #include "train/recipe.h"
 #include "train/token_report.h"
+#include "train/training_files.h"
 
 namespace ossature {
 namespace {
@@ -248,7 +249,7 @@ Inspection inspect_run(const fs::path& dir) {
   auto& fields = inspection.fields;
   fields.emplace_back("base_model", recipe.base_model.string());
   fields.emplace_back("mode", recipe.train.mode == TrainMode::kLora ? "lora" : "full");
-  fields.emplace_back("data", recipe.data.train.string());
+  fields.emplace_back("data", names_of(recipe.data.train));
 
   json first_step;
   json last_step;

@@ -4,6 +4,7 @@
 #include <cerrno>
 #include <fstream>
 #include <iterator>
+#include <set>
 #include <system_error>
 #include <utility>
 
@@ -146,18 +147,22 @@ class Reader {
       }
     } else if (const RecipeKey* known =
                    is_top_level && path.find('.') != std::string::npos ? nullptr : find_recipe_key(path)) {
-      read_value(*known, value, position(value));
+      read_value(*known, value, {});
     } else {
       report_unknown(position(key), path);
     }
   }
 
-  void read_value(const RecipeKey& key, const YamlNode& value, const std::string& where) {
-    positions_[key.path] = where;
+  /// `argument`: what the value is of, "" for the file, whose values have a position.
+  void read_value(const RecipeKey& key, const YamlNode& value, const std::string& argument) {
+    positions_[key.path] = argument.empty() ? position(value) : argument;
     bad_.erase(key.path);
     if (key.set(value, recipe_)) return;
+    const YamlNode& culprit = *key.culprit(value);
+    const std::string where = argument.empty() ? position(culprit) : argument;
     bad_[key.path] = where;
-    report(where, key.path + " is " + describe(value) + "; expected " + key.expected);
+    report(where,
+           key.path + (&culprit == &value ? " is " : " holds ") + describe(culprit) + "; expected " + key.expected);
   }
 
   void report_unknown(const std::string& where, const std::string& path) {
@@ -204,6 +209,11 @@ std::vector<RecipeProblem> validate(const Recipe& recipe) {
   const Recipe::Evaluation& evaluation = recipe.evaluation;
   const LoraOptions& lora = recipe.lora;
 
+  std::set<std::filesystem::path> names;
+  for (const TrainingFile& file : recipe.data.train) {
+    expect(names.insert(file.path).second, {"data.train"},
+           "data.train names " + file.path.string() + " twice; expected it once, with a weight");
+  }
   expect(recipe.output_dir != recipe.base_model || recipe.base_model.empty(), {"output_dir", "base_model"},
          "output_dir is base_model; expected a folder of its own");
   expect(train.mode == TrainMode::kFull || !lora.target_modules.empty() || !lora.target_parameters.empty(),

@@ -43,6 +43,15 @@ struct LoraOptions {
   bool operator==(const LoraOptions&) const = default;
 };
 
+/// A token file to train on, and how often an epoch sees each of its samples on average: 1 once, 2 twice, 0.5 a half
+/// that changes from epoch to epoch, so that two epochs see all.
+struct TrainingFile {
+  std::filesystem::path path;
+  double weight = 1.0;
+
+  bool operator==(const TrainingFile&) const = default;
+};
+
 /// Relative paths are relative to the directory that the program runs in, not to the recipe.
 struct Recipe {
   std::filesystem::path base_model;
@@ -52,11 +61,12 @@ struct Recipe {
   LoraOptions lora;
 
   struct Data {
-    std::filesystem::path train;
+    std::vector<TrainingFile> train;
     std::optional<std::filesystem::path> validation;
     std::int64_t sequence_length = 4096;  // tokens of a row; a longer sample is an error
     bool packing = true;
     bool shuffle = true;
+    std::int64_t num_workers = 1;  // threads that read token files
     bool operator==(const Data&) const = default;
   } data;
 

@@ -209,6 +209,71 @@ struct Codec<std::vector<T>> {
   }
 };
 
+/// A path, or a list of paths and maps {path: a.h5, weight: 2.0}. `range` is that of weights.
+template <>
+struct Codec<std::vector<TrainingFile>> {
+  static std::string expected(const Range& range) {
+    return "a path, or a list of paths and {path: a path, weight: " + Codec<double>::expected(range) + "}";
+  }
+  static bool read(const YamlNode& node, const Range& range, std::vector<TrainingFile>& out) {
+    std::vector<TrainingFile> files;
+    if (find_wrong(node, range, files) != nullptr) return false;
+    out = std::move(files);
+    return true;
+  }
+  /// The part of a value that cannot be read.
+  static const YamlNode* culprit(const YamlNode& node, const Range& range) {
+    std::vector<TrainingFile> unused;
+    return find_wrong(node, range, unused);
+  }
+  static std::string write(const std::vector<TrainingFile>& files) {
+    using PathCodec = Codec<std::filesystem::path>;
+    if (files.size() == 1 && files.front().weight == 1.0) return PathCodec::write(files.front().path);
+    std::string text;
+    for (const TrainingFile& file : files) {
+      const std::string path = PathCodec::write(file.path);
+      text += text.empty() ? "" : ", ";
+      text += file.weight == 1.0 ? path : "{path: " + path + ", weight: " + write_number(file.weight) + "}";
+    }
+    return "[" + text + "]";
+  }
+
+ private:
+  /// Reads into `files`; nullptr if all is well.
+  static const YamlNode* find_wrong(const YamlNode& node, const Range& range, std::vector<TrainingFile>& files) {
+    if (node.kind == YamlNode::Kind::kScalar) {
+      files.emplace_back();
+      return Codec<std::filesystem::path>::read(node, {}, files.back().path) ? nullptr : &node;
+    }
+    if (node.kind != YamlNode::Kind::kList || node.items.empty()) return &node;
+    for (const YamlNode& item : node.items) {
+      const YamlNode* wrong =
+          item.kind == YamlNode::Kind::kMap ? find_wrong_in_map(item, range, files) : find_wrong_in_item(item, files);
+      if (wrong != nullptr) return wrong;
+    }
+    return nullptr;
+  }
+  static const YamlNode* find_wrong_in_item(const YamlNode& item, std::vector<TrainingFile>& files) {
+    files.emplace_back();
+    return Codec<std::filesystem::path>::read(item, {}, files.back().path) ? nullptr : &item;
+  }
+  static const YamlNode* find_wrong_in_map(const YamlNode& map, const Range& range, std::vector<TrainingFile>& files) {
+    TrainingFile file;
+    bool has_path = false, has_weight = false;
+    for (const auto& [key, value] : map.entries) {
+      if (key.kind == YamlNode::Kind::kScalar && key.text == "path" && !std::exchange(has_path, true)) {
+        if (!Codec<std::filesystem::path>::read(value, {}, file.path)) return &value;
+      } else if (key.kind == YamlNode::Kind::kScalar && key.text == "weight" && !std::exchange(has_weight, true)) {
+        if (!Codec<double>::read(value, range, file.weight)) return &value;
+      } else {
+        return &key;
+      }
+    }
+    files.push_back(std::move(file));
+    return has_path ? nullptr : &map;
+  }
+};
+
 template <class T>
 struct Codec<std::map<std::string, T>> {
   static std::string expected(const Range& range) {

@@ -20,6 +20,10 @@ RecipeKey key(std::string path, std::string doc, Member member, Range range = {}
   result.set = [member, range](const YamlNode& node, Recipe& recipe) {
     return Codec<T>::read(node, range, member(recipe));
   };
+  result.culprit = [range](const YamlNode& node) {
+    if constexpr (requires { Codec<T>::culprit(node, range); }) return Codec<T>::culprit(node, range);
+    return &node;
+  };
   result.get = [member](const Recipe& recipe) { return Codec<T>::write(member(recipe)); };
   return result;
 }
@@ -74,7 +78,10 @@ std::vector<RecipeKey> make_keys() {
           [](auto& r) -> auto& { return r.lora.init_from; }),
 
       required(key(
-          "data.train", "Token file made by `ossature prepare`", [](auto& r) -> auto& { return r.data.train; })),
+          "data.train",
+          "Token files made by `ossature prepare`; weight: how often an epoch sees each sample of a file, 1 if not "
+          "given",
+          [](auto& r) -> auto& { return r.data.train; }, between(0.001, 1000))),
       key(
           "data.validation", "Token file that is evaluated and never learned",
           [](auto& r) -> auto& { return r.data.validation; }),
@@ -86,6 +93,9 @@ std::vector<RecipeKey> make_keys() {
           [](auto& r) -> auto& { return r.data.packing; }),
       key(
           "data.shuffle", "New order of the samples in each epoch", [](auto& r) -> auto& { return r.data.shuffle; }),
+      key(
+          "data.num_workers", "Threads that read token files ahead; what is read does not depend on it",
+          [](auto& r) -> auto& { return r.data.num_workers; }, between(1, 64)),
 
       key(
           "train.mode", "Train an adapter, or all weights of a bfloat16 checkpoint",

@@ -20,6 +20,8 @@ struct RecipeKey {
   bool required = false;
   /// Puts the value into the recipe; false, and the recipe unchanged, if it is not what `expected` says.
   std::function<bool(const YamlNode&, Recipe&)> set;
+  /// The part of a value that `set` refused; the value itself where that is not known.
+  std::function<const YamlNode*(const YamlNode&)> culprit;
   /// The value as YAML on one line.
   std::function<std::string(const Recipe&)> get;
 

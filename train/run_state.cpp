@@ -77,7 +77,13 @@ void save_run_state(const fs::path& run_dir, const RunPosition& position, const 
     write_tensor(tensor.detach().cpu(), [&](std::span<const std::byte> bytes) { writer.write(bytes); });
   }
   writer.finish();
+  nlohmann::json files = nlohmann::json::array();
+  for (const TrainingFileIdentity& file : position.files) {
+    files.push_back(
+        {{"contents", file.fingerprint}, {"samples", file.samples}, {"tokens", file.tokens}, {"weight", file.weight}});
+  }
   const nlohmann::json json = {{"step", position.step},
+                               {"training_files", files},
                                {"epoch", position.data.epoch},
                                {"batch", position.data.batch},
                                {"batches_in_epoch", position.batches_in_epoch},
@@ -135,6 +141,11 @@ std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterS
   bool is_whole = false;
   try {
     json.at("best_validation_loss").get_to(position.best_validation_loss);
+    for (const nlohmann::json& saved_file : json.at("training_files")) {
+      position.files.push_back({saved_file.at("contents").get<std::string>(),
+                                saved_file.at("samples").get<std::int64_t>(),
+                                saved_file.at("tokens").get<std::int64_t>(), saved_file.at("weight").get<double>()});
+    }
     is_whole = read_count("step", position.step) && position.step == step && read_count("epoch", position.data.epoch) &&
                read_count("batch", position.data.batch) && read_count("batches_in_epoch", position.batches_in_epoch) &&
                position.data.batch <= position.batches_in_epoch &&

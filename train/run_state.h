@@ -6,19 +6,22 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
 #include "data/loader.h"
 #include "model/parameters.h"
 #include "train/optimizer.h"
+#include "train/training_files.h"
 
 namespace ossature {
 
 struct RunPosition {
   std::int64_t step = 0;  // optimizer steps done
   LoaderPosition data;
-  std::int64_t batches_in_epoch = 0;  // tells other data, or other rows of it, from what the run began with
+  std::int64_t batches_in_epoch = 0;  // of the epoch of `data`: tells other rows from those that the run began with
+  std::vector<TrainingFileIdentity> files;  // that the run began with
   double best_validation_loss = 0.0;
   std::int64_t evaluations_without_gain = 0;
   at::Tensor best;             // values at the lowest validation loss, as ParameterSet::values(); undefined if not kept

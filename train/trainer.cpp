@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <iomanip>
 #include <iostream>
 #include <limits>
 
@@ -12,7 +13,6 @@
 
 #include "data/data_error.h"
 #include "data/loader.h"
-#include "data/token_file.h"
 #include "model/backpropagation.h"
 #include "train/errors.h"
 #include "train/evaluate.h"
@@ -24,6 +24,7 @@
 #include "train/run_folder.h"
 #include "train/run_state.h"
 #include "train/trained_model.h"
+#include "train/training_files.h"
 
 namespace ossature {
 namespace {
@@ -33,19 +34,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-std::shared_ptr<const TokenFileReader> open_tokens(const fs::path& path, const Checkpoint& base) {
-  auto file = std::make_shared<const TokenFileReader>(path);
-  if (file->vocab_size() > base.config().vocab_size) {
-    throw DataError(path.string() + ": made with a vocabulary of " + std::to_string(file->vocab_size()) + ", but " +
-                    base.dir().string() + " has " + std::to_string(base.config().vocab_size) +
-                    "; prepare it with the tokenizer of that model");
-  }
-  if (file->num_samples() == 0)
-    throw DataError(path.string() + ": holds no sample; prepare it from files that have some");
-  file->verify();  // damage shows now, not hours into the run
-  return file;
 }
 
 /// Without recomputation the graphs of all layers are held: the activations that a layer's backward needs, by tensor.
@@ -68,6 +56,17 @@ std::uint64_t dropout_seed(std::int64_t seed, std::int64_t step, std::int64_t mi
   return mixed | 1u;
 }
 
+LoaderOptions loader_options(const Recipe& recipe) {
+  LoaderOptions options;
+  options.sequence_length = recipe.data.sequence_length;
+  options.packing = recipe.data.packing;
+  options.shuffle = recipe.data.shuffle;
+  options.seed = static_cast<std::uint64_t>(recipe.train.seed);
+  options.micro_batch_size = recipe.train.micro_batch_size;
+  options.num_workers = recipe.data.num_workers;
+  return options;
+}
+
 class Run {
  public:
   Run(const Recipe& recipe, bool resume)
@@ -75,21 +74,18 @@ class Run {
         model_(recipe),
         optimizer_(model_.parameters(), {recipe.train.adam_beta1, recipe.train.adam_beta2, recipe.train.adam_epsilon,
                                          recipe.train.weight_decay, recipe.train.max_grad_norm}),
-        train_file_(open_tokens(recipe.data.train, model_.checkpoint())),
-        validation_file_(recipe.data.validation ? open_tokens(*recipe.data.validation, model_.checkpoint()) : nullptr),
-        loader_(train_file_, {recipe.data.sequence_length, recipe.data.packing, recipe.data.shuffle,
-                              static_cast<std::uint64_t>(recipe.train.seed), recipe.train.micro_batch_size}),
+        files_(open_run_files(recipe, model_.checkpoint())),
+        loader_(files_.training, loader_options(recipe)),
         schedule_{recipe.train.lr_scheduler, recipe.train.learning_rate, recipe.train.warmup_steps,
                   recipe.train.min_lr_ratio},
         recomputes_(should_recompute(recipe, model_.checkpoint().config())) {
     const auto accumulation = recipe.train.gradient_accumulation_steps;
-    total_micro_batches_ =
-        std::max<std::int64_t>(1, std::llround(static_cast<double>(loader_.batches_in_epoch()) * recipe.train.epochs));
+    total_micro_batches_ = loader_.batches_in(recipe.train.epochs);
     total_steps_ = (total_micro_batches_ + accumulation - 1) / accumulation;
     if (recipe.train.max_steps) total_steps_ = std::min(total_steps_, *recipe.train.max_steps);
     position_.best_validation_loss = std::numeric_limits<double>::max();
     if (resume) restore();
-    position_.batches_in_epoch = loader_.batches_in_epoch();
+    position_.files = identify(files_.training);
     write_run_recipe(recipe);
     metrics_.emplace(recipe.output_dir, position_.step);
     if (position_.step == 0) metrics_->write_recipe(to_yaml(recipe));
@@ -143,8 +139,8 @@ class Run {
       metrics.learned_tokens += part.num_learned;
     }
     if (sum.weight == 0.0) {
-      throw DataError(recipe_.data.train.string() + ": step " + std::to_string(position_.step + 1) +
-                      " has no learned token; every loss weight in it is 0. Look at the file with ossature inspect");
+      throw DataError(names_of(recipe_.data.train) + ": step " + std::to_string(position_.step + 1) +
+                      " has no learned token; every loss weight in it is 0. Look at the data with ossature inspect");
     }
     metrics.loss = sum.loss / sum.weight;
     if (!std::isfinite(metrics.loss)) {
@@ -172,10 +168,10 @@ class Run {
   }
 
   void validate() {
-    if (!validation_file_) return;
+    if (!files_.validation) return;
     const auto start = Clock::now();
     const LossSum sum =
-        evaluate(model_.transformer(), validation_file_, recipe_.data.sequence_length * recipe_.train.micro_batch_size,
+        evaluate(model_.transformer(), files_.validation, recipe_.data.sequence_length * recipe_.train.micro_batch_size,
                  on_grid(position_.step));
     if (sum.weight == 0.0)
       throw DataError(recipe_.data.validation->string() + ": no token of it is learned; there is no loss");
@@ -199,6 +195,7 @@ class Run {
 
   void save() {
     if (saved_step_ == position_.step) return;
+    position_.batches_in_epoch = loader_.batches_in_epoch();
     save_run_state(recipe_.output_dir, position_, model_.parameters(), optimizer_, recipe_.checkpoint.keep);
     saved_step_ = position_.step;
   }
@@ -206,17 +203,21 @@ class Run {
   void restore() {
     const auto restored = restore_run_state(recipe_.output_dir, model_.parameters(), optimizer_);
     if (!restored) return;
+    if (const std::string other = difference(restored->files, files_.training); !other.empty()) {
+      throw CheckpointError(recipe_.output_dir.string() + ": " + other +
+                            "; resume with the token files and weights that began the run");
+    }
+    loader_.seek(restored->data);
     if (restored->batches_in_epoch != loader_.batches_in_epoch()) {
-      throw CheckpointError(recipe_.output_dir.string() + ": the run began with data of " +
-                            std::to_string(restored->batches_in_epoch) + " micro-batches an epoch, but " +
-                            recipe_.data.train.string() + " has " + std::to_string(loader_.batches_in_epoch()) +
-                            "; resume with the token file that began the run");
+      throw CheckpointError(recipe_.output_dir.string() + ": the run made " +
+                            std::to_string(restored->batches_in_epoch) + " micro-batches of an epoch, now there are " +
+                            std::to_string(loader_.batches_in_epoch()) +
+                            "; resume with the program that began the run");
     }
     position_ = *restored;
     saved_step_ = position_.step;
     const auto& patience = recipe_.evaluation.early_stopping_patience;
     stopped_early_ = patience && position_.evaluations_without_gain >= *patience;
-    loader_.seek(position_.data);
   }
 
   void describe() const {
@@ -224,9 +225,16 @@ class Run {
     std::cerr << "base model " << model_.checkpoint().dir().string() << ": " << config.num_hidden_layers << " layers, "
               << config.num_local_experts << " experts, " << model_.checkpoint().num_parameters() << " parameters\n"
               << "trained parameters\n"
-              << model_.summary() << "data " << recipe_.data.train.string() << ": " << train_file_->num_samples()
-              << " samples, " << train_file_->num_tokens() << " tokens, " << loader_.batches_in_epoch()
-              << " micro-batches an epoch, rows filled to " << std::lround(100 * loader_.packing_efficiency()) << " %\n"
+              << model_.summary();
+    for (std::size_t i = 0; i < files_.training.size(); ++i) {
+      const TokenFileReader& file = *files_.training[i].file;
+      std::cerr << "data " << names_of({recipe_.data.train[i]}) << ": " << file.num_samples() << " samples, "
+                << file.num_tokens() << " tokens\n";
+    }
+    const EpochSize epoch = loader_.epoch_size();
+    std::cerr << "an epoch: " << epoch.samples << " samples, " << epoch.tokens << " tokens, "
+              << loader_.batches_in_epoch() << " micro-batches, rows filled to " << std::fixed << std::setprecision(1)
+              << 100 * loader_.packing_efficiency() << std::defaultfloat << " %\n"
               << total_steps_ << " steps, recomputation " << (recomputes_ ? "on" : "off") << ", "
               << at::get_num_threads() << " threads";
     if (position_.step > 0) std::cerr << ", going on after step " << position_.step;
@@ -249,8 +257,7 @@ class Run {
   const Recipe& recipe_;
   TrainedModel model_;
   AdamW optimizer_;
-  std::shared_ptr<const TokenFileReader> train_file_;
-  std::shared_ptr<const TokenFileReader> validation_file_;
+  RunFiles files_;
   Loader loader_;
   LrSchedule schedule_;
   bool recomputes_;

@@ -106,7 +106,7 @@ TEST(EvalRefuses, VocabularyLargerThanTheModels) {
   const std::string data = workspace.tokens(2), tiny = workspace.path("tiny");
   output_of({"init", "tiny", "--layers", "1", "--out", tiny});
   workspace.expect_failure({"eval", "--model", tiny, "--data", data}, 3,
-                           {data + ": made with a vocabulary of 4096, the model has 1024"});
+                           {data + ": made with a vocabulary of 4096, but " + tiny + " has 1024"});
 }
 
 TEST(EvalRefuses, LogprobsThatCannotBeWritten) {

@@ -15,6 +15,9 @@ namespace {
 
 const std::string kMinimal = "base_model: m\noutput_dir: o\ndata: {train: t.h5}\n";
 
+const std::string kTrainingFiles =
+    "a path, or a list of paths and {path: a path, weight: a number >= 0.001 and <= 1000}";
+
 /// The message that reading gives, "" if it gives none.
 std::string errors_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
   try {
@@ -29,7 +32,7 @@ TEST(Recipe, MinimalHasTheDocumentedDefaults) {
   Recipe expected;
   expected.base_model = "m";
   expected.output_dir = "o";
-  expected.data.train = "t.h5";
+  expected.data.train = {{"t.h5"}};
   EXPECT_EQ(parse_recipe(kMinimal, "r.yaml"), expected);
 }
 
@@ -103,7 +106,39 @@ TEST(Recipe, OverridesWinAndTheLastOneDoes) {
   EXPECT_EQ(recipe.lora.target_modules, std::vector<std::string>{"q_proj"});
   EXPECT_EQ(recipe.data.validation, "v.h5");
   EXPECT_EQ(recipe.evaluation.every_steps, std::nullopt);
-  EXPECT_EQ(recipe.data.train, "a=b.h5");
+  EXPECT_EQ(recipe.data.train, (std::vector<TrainingFile>{{"a=b.h5"}}));
+}
+
+TEST(Recipe, TrainingFilesAreAPathOrAList) {
+  const auto files = [](const std::string& value) {
+    return parse_recipe("base_model: m\noutput_dir: o\ndata: {train: " + value + "}\n", "r.yaml").data.train;
+  };
+  using Files = std::vector<TrainingFile>;
+  EXPECT_EQ(files("a.h5"), (Files{{"a.h5", 1.0}}));
+  EXPECT_EQ(files("[a.h5]"), (Files{{"a.h5", 1.0}}));
+  EXPECT_EQ(files("[a.h5, {path: b.h5, weight: 2.0}, {weight: 0.5, path: c.h5}, {path: d.h5}]"),
+            (Files{{"a.h5", 1.0}, {"b.h5", 2.0}, {"c.h5", 0.5}, {"d.h5", 1.0}}));
+  const std::vector<std::string> overrides = {"data.train=[{path: x.h5, weight: 3}]"};
+  EXPECT_EQ(parse_recipe(kMinimal, "r.yaml", overrides).data.train, (Files{{"x.h5", 3.0}}));
+}
+
+TEST(Recipe, TrainingFilesErrorsNameTheirPlace) {
+  const auto message = [](const std::string& items) {
+    return errors_of("base_model: m\noutput_dir: o\ndata:\n  train:\n" + items);
+  };
+  const std::string expected = "; expected " + kTrainingFiles;
+  EXPECT_EQ(message("  - a.h5\n  - {path: b.h5, weight: -1}\n"), "r.yaml:6:26: data.train holds \"-1\"" + expected);
+  EXPECT_EQ(message("  - {path: b.h5, weight: 0}\n"), "r.yaml:5:26: data.train holds \"0\"" + expected);
+  EXPECT_EQ(message("  - {path: b.h5, wieght: 1}\n"), "r.yaml:5:18: data.train holds \"wieght\"" + expected);
+  EXPECT_EQ(message("  - {weight: 1}\n"), "r.yaml:5:5: data.train holds a map" + expected);
+  EXPECT_EQ(message("  - {path: a.h5, path: b.h5}\n"), "r.yaml:5:18: data.train holds \"path\"" + expected);
+  EXPECT_EQ(message("  - [a.h5]\n"), "r.yaml:5:5: data.train holds a list" + expected);
+  EXPECT_EQ(message("    []\n"), "r.yaml:5:5: data.train is an empty list" + expected);
+  EXPECT_EQ(message("    {path: a.h5}\n"), "r.yaml:5:5: data.train is a map" + expected);
+  EXPECT_EQ(message("  - a.h5\n  - {path: a.h5, weight: 2}\n"),
+            "r.yaml:5:3: data.train names a.h5 twice; expected it once, with a weight");
+  EXPECT_EQ(errors_of(kMinimal, {"data.train=[{path: 1, weight: x}]"}),
+            "argument \"data.train=[{path: 1, weight: x}]\": data.train holds \"x\"" + expected);
 }
 
 TEST(Recipe, OverridesSupplyRequiredKeys) {
@@ -131,7 +166,8 @@ TEST(Recipe, ReportsEverythingAtOnce) {
             "argument \"keep=1\": unknown key \"keep\"; did you mean checkpoint.keep?\n"
             "argument \"foo\": no value; expected key=value, for example train.max_steps=100\n"
             "r.yaml: missing key output_dir; expected a path\n"
-            "r.yaml: missing key data.train; expected a path");
+            "r.yaml: missing key data.train; expected " +
+                kTrainingFiles);
 }
 
 struct BadRecipe {
@@ -242,7 +278,8 @@ TEST(Recipe, EmptyFileNamesWhatIsMissing) {
   EXPECT_EQ(errors_of("# nothing\n"),
             "r.yaml: missing key base_model; expected a path\n"
             "r.yaml: missing key output_dir; expected a path\n"
-            "r.yaml: missing key data.train; expected a path");
+            "r.yaml: missing key data.train; expected " +
+                kTrainingFiles);
 }
 
 TEST(Recipe, SurvivesHostileYaml) {
@@ -295,7 +332,7 @@ TEST(Recipe, RoundTripsEveryKeyToTheLastBit) {
                  .rank_pattern = {{"a: b", 3}, {"c", 4}},
                  .alpha_pattern = {{"{d", 5e-324}},
                  .init_from = "0"};
-  recipe.data = {.train = "1e5", .validation = "~", .sequence_length = 7, .packing = false, .shuffle = false};
+  recipe.data = {.train = {{"1e5"}}, .validation = "~", .sequence_length = 7, .packing = false, .shuffle = false};
   recipe.train.epochs = 0.1;
   recipe.train.max_steps = 9'000'000'000;
   recipe.train.learning_rate = std::nextafter(1e-4, 1);
@@ -306,6 +343,10 @@ TEST(Recipe, RoundTripsEveryKeyToTheLastBit) {
   recipe.train.threads = 3;
   recipe.evaluation = {.every_steps = std::nullopt, .early_stopping_patience = std::nullopt};
   recipe.checkpoint = {.every_steps = std::nullopt, .keep = 1};
+  EXPECT_EQ(parse_recipe(to_yaml(recipe), "r.yaml"), recipe) << to_yaml(recipe);
+
+  recipe.data.train = {{"a.h5", 2.0}, {"b c.h5"}, {"-", 0.1 + 0.2}};
+  recipe.data.num_workers = 3;
   EXPECT_EQ(parse_recipe(to_yaml(recipe), "r.yaml"), recipe) << to_yaml(recipe);
 
   Recipe full =

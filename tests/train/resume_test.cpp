@@ -135,7 +135,7 @@ TEST_F(Resume, WithoutARunBeginsOne) {
 
 TEST_F(Resume, KeepsTheBestOfEarlyStopping) {
   for (Recipe* recipe : {&whole_, &parts_}) {
-    recipe->data.train = write_tokens(scratch_.path() / "one.h5", random_samples(1, 3));
+    recipe->data.train = {{write_tokens(scratch_.path() / "one.h5", random_samples(1, 3))}};
     recipe->data.validation = write_tokens(scratch_.path() / "validation.h5", random_samples(8, 4));
     recipe->train.max_steps = 60;
     recipe->train.learning_rate = 2e-2;
@@ -186,7 +186,7 @@ TEST_F(Resume, RefusesAnotherRecipe) {
                   "train.seed is 9; the run in " + dir + " began with 0 and can only go on with that");
   }
   other = whole_;
-  other.data.train = write_tokens(scratch_.path() / "other.h5", random_samples(6, 2));
+  other.data.train = {{write_tokens(scratch_.path() / "other.h5", random_samples(6, 2))}};
   EXPECT_THROW(run(other, true), CheckpointError);
   EXPECT_EQ(read_bytes(whole_.output_dir / "recipe.yaml"), recipe_yaml);
 }

@@ -26,7 +26,7 @@ class RunFolder : public ::testing::Test {
     Recipe recipe;
     recipe.base_model = "base";
     recipe.output_dir = dir_;
-    recipe.data.train = "train.h5";
+    recipe.data.train = {{"train.h5"}};
     return recipe;
   }
   /// The folder as a run of recipe_ leaves it.
@@ -145,7 +145,7 @@ std::vector<std::pair<std::string, Change>> free_changes() {
           {"output_dir", [](Recipe& r) { r.output_dir /= "."; }},
           {"device", [](Recipe& r) { r.device = Device::kCpu; }},
           {"lora.init_from", [](Recipe& r) { r.lora.init_from = "moved"; }},
-          {"data.train", [](Recipe& r) { r.data.train = "moved"; }},
+          {"data.train", [](Recipe& r) { r.data.train = {{"moved"}}; }},
           {"data.validation", [](Recipe& r) { r.data.validation = "v.h5"; }},
           {"train.epochs", [](Recipe& r) { r.train.epochs = 3; }},
           {"train.max_steps", [](Recipe& r) { r.train.max_steps = 30; }},

@@ -41,6 +41,7 @@ class RunState : public ::testing::Test {
     RunPosition at;
     at.step = step;
     at.data = {3, 7};
+    at.files = {{"0123", 5, 70, 1.0}, {"4567", 6, 80, 0.1 + 0.2}};
     at.batches_in_epoch = 11;
     at.best_validation_loss = 0.1 + 0.2;  // no short decimal
     at.evaluations_without_gain = 2;
@@ -89,6 +90,7 @@ TEST_F(RunState, RoundTrip) {
   EXPECT_EQ(found->step, 5);
   EXPECT_EQ(found->data, (LoaderPosition{3, 7}));
   EXPECT_EQ(found->batches_in_epoch, 11);
+  EXPECT_EQ(found->files, at.files);
   EXPECT_EQ(found->best_validation_loss, 0.1 + 0.2);
   EXPECT_EQ(found->evaluations_without_gain, 2);
   EXPECT_EQ(found->best_step, 4);

@@ -59,7 +59,7 @@ inline Recipe small_recipe(const std::filesystem::path& tokens, const std::files
   recipe.device = Device::kCpu;
   recipe.lora.r = 2;
   recipe.lora.lora_alpha = 4;
-  recipe.data.train = tokens;
+  recipe.data.train = {{tokens}};
   recipe.data.sequence_length = 16;
   recipe.data.packing = false;
   recipe.data.shuffle = false;

@@ -166,7 +166,7 @@ TEST_F(Trainer, ValidatesBeforeBetweenAndAfter) {
 
 TEST_F(Trainer, EarlyStoppingKeepsTheBest) {
   // One sample learned by heart makes others worse, so the validation loss rises after a while.
-  recipe_.data.train = write_tokens(scratch_.path() / "one.h5", random_samples(1, 3));
+  recipe_.data.train = {{write_tokens(scratch_.path() / "one.h5", random_samples(1, 3))}};
   recipe_.data.validation = write_tokens(scratch_.path() / "validation.h5", random_samples(8, 4));
   recipe_.train.max_steps = 60;
   recipe_.train.learning_rate = 2e-2;
@@ -256,11 +256,11 @@ TEST_F(Trainer, RefusesBeforeItWritesAnything) {
     EXPECT_FALSE(fs::exists(run_dir_));
   };
   Recipe wrong = recipe_;
-  wrong.data.train = write_tokens(scratch_.path() / "other.h5", random_samples(2, 1), 129);
+  wrong.data.train = {{write_tokens(scratch_.path() / "other.h5", random_samples(2, 1), 129)}};
   refuses(wrong, "made with a vocabulary of 129, but");
-  wrong.data.train = write_tokens(scratch_.path() / "empty.h5", {});
+  wrong.data.train = {{write_tokens(scratch_.path() / "empty.h5", {})}};
   refuses(wrong, "holds no sample");
-  wrong.data.train = scratch_.path() / "absent.h5";
+  wrong.data.train = {{scratch_.path() / "absent.h5"}};
   refuses(wrong, "absent.h5");
   wrong = recipe_;
   wrong.data.sequence_length = 4;
@@ -273,7 +273,7 @@ TEST_F(Trainer, RefusesBeforeItWritesAnything) {
 TEST_F(Trainer, StepWithoutLearnedTokensIsRefused) {
   std::vector<TokenSample> samples = random_samples(1, 1);
   for (float& weight : samples[0].loss_weights) weight = 0.0f;
-  recipe_.data.train = write_tokens(scratch_.path() / "nothing.h5", samples);
+  recipe_.data.train = {{write_tokens(scratch_.path() / "nothing.h5", samples)}};
   EXPECT_THROW(train(recipe_, false), DataError);
 }
 

@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "data/token_file.h"
+#include "data/vocabulary.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/model_options.h"
@@ -31,11 +32,7 @@ void run(const Options& options) {
   }
   const auto file = std::make_shared<const TokenFileReader>(options.data);
   const LoadedModel model = load_model(options.model);
-  if (file->vocab_size() > model.checkpoint.config().vocab_size) {
-    throw DataError(options.data.string() + ": made with a vocabulary of " + std::to_string(file->vocab_size()) +
-                    ", the model has " + std::to_string(model.checkpoint.config().vocab_size) +
-                    "; prepare it with the tokenizer of that model");
-  }
+  check_vocabulary(*file, model.checkpoint.config().vocab_size, model.checkpoint.dir());
   LossSum sum;
   if (options.logprobs) {
     write_logprobs(*options.logprobs, log_probs(model.transformer, file, options.max_tokens, sum));
