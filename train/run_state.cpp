@@ -141,7 +141,7 @@ std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterS
   bool is_whole = false;
   try {
     json.at("best_validation_loss").get_to(position.best_validation_loss);
-    for (const nlohmann::json& saved_file : json.at("training_files")) {
+    for (const nlohmann::json& saved_file : json.at("training_files").get<nlohmann::json::array_t>()) {
       position.files.push_back({saved_file.at("contents").get<std::string>(),
                                 saved_file.at("samples").get<std::int64_t>(),
                                 saved_file.at("tokens").get<std::int64_t>(), saved_file.at("weight").get<double>()});

@@ -146,6 +146,7 @@ std::vector<std::pair<std::string, Change>> free_changes() {
           {"device", [](Recipe& r) { r.device = Device::kCpu; }},
           {"lora.init_from", [](Recipe& r) { r.lora.init_from = "moved"; }},
           {"data.train", [](Recipe& r) { r.data.train = {{"moved"}}; }},
+          {"data.num_workers", [](Recipe& r) { r.data.num_workers = 2; }},
           {"data.validation", [](Recipe& r) { r.data.validation = "v.h5"; }},
           {"train.epochs", [](Recipe& r) { r.train.epochs = 3; }},
           {"train.max_steps", [](Recipe& r) { r.train.max_steps = 30; }},
