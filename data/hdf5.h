@@ -13,9 +13,9 @@
 
 namespace ossature::hdf5 {
 
-/// Values a chunk of a dataset that is read at random: a sample of 600 tokens inflates 4,700 tokens on average. Larger
-/// chunks inflate more, smaller ones compress less.
-inline constexpr std::int64_t kRandomAccessChunk = 4096;
+/// Values a chunk of a dataset that is read at random: a sample of 600 tokens inflates 2,650 tokens on average. Chunks
+/// of 4,096 inflate 4,700 and are read at 0.7 times the rate; files are 2 % smaller.
+inline constexpr std::int64_t kRandomAccessChunk = 2048;
 /// Bytes a chunk of others, which stays in HDF5's default chunk cache.
 inline constexpr std::int64_t kSequentialChunkBytes = 256 << 10;
 

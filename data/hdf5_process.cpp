@@ -8,6 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <csignal>
@@ -190,7 +191,7 @@ void Process::receive_layout(std::uint64_t file_size) {
         layout_.texts[name] = text;
         break;
       case FrameKind::kColumn:
-        receive_column(payload);
+        receive_column(payload, file_size);
         break;
       case FrameKind::kChunks:
         receive_chunks(payload, file_size);
@@ -203,7 +204,7 @@ void Process::receive_layout(std::uint64_t file_size) {
   }
 }
 
-void Process::receive_column(const std::vector<char>& payload) {
+void Process::receive_column(const std::vector<char>& payload, std::uint64_t file_size) {
   ColumnLayout column;
   std::uint8_t storage = 0, is_float = 0, is_signed = 0, is_big_endian = 0;
   std::uint32_t num_filters = 0;
@@ -227,6 +228,11 @@ void Process::receive_column(const std::vector<char>& payload) {
   }
   constexpr std::size_t kMostColumns = 16;
   if (layout_.columns.size() >= kMostColumns) fail_answer();
+  if (column.storage == Storage::kChunked && column.chunk > 0 && column.length >= 0) {
+    const auto num_chunks = static_cast<std::uint64_t>(column.length / column.chunk) + 1;
+    column.addresses.reserve(std::min(num_chunks, file_size));
+    column.stored_sizes.reserve(std::min(num_chunks, file_size));
+  }
   layout_.columns.push_back(std::move(column));
 }
 

@@ -41,7 +41,7 @@ class Process {
   void start(int file);
   void stop();
   void receive_layout(std::uint64_t file_size);
-  void receive_column(const std::vector<char>& payload);
+  void receive_column(const std::vector<char>& payload, std::uint64_t file_size);
   void receive_chunks(const std::vector<char>& payload, std::uint64_t file_size);
   void check_columns(std::uint64_t file_size) const;
   void receive_bytes(void* out, std::size_t size);

@@ -215,7 +215,7 @@ TEST(TokenFileErrors, DamageOfAChunkIsNamed) {
     const auto [address, size] = chunk_of(path, name, 2);
     bad[address + size / 2] = static_cast<char>(bad[address + size / 2] ^ 0x10);
     const auto other = folder.write("bad.h5", bad);
-    expect_refused(other, std::string(name) + " is damaged at positions 8192 to 12287 (chunk 2)");
+    expect_refused(other, std::string(name) + " is damaged at positions 4096 to 6143 (chunk 2)");
   }
 }
 
@@ -228,9 +228,9 @@ TEST(TokenFileErrors, ContentsThatDoNotHaveTheirChecksumAreNamed) {
   // HDF5's own checksums hold after this.
   RawFile(tokens, RawFile::Mode::kOpen).set<std::int32_t>("/tokens", 1048576 + 66000, samples.tokens.back() ^ 1);
   RawFile(weights, RawFile::Mode::kOpen).set<float>("/loss_weights", 70, 0.25f);
-  expect_refused(tokens, "/tokens is damaged at positions 1048576 to 1118575 (chunks 256 to 273)");
+  expect_refused(tokens, "/tokens is damaged at positions 1048576 to 1118575 (chunks 512 to 546)");
   expect_refused(tokens, "/content_crc32c[2]");
-  expect_refused(weights, "/loss_weights is damaged at positions 0 to 1048575 (chunks 0 to 255)");
+  expect_refused(weights, "/loss_weights is damaged at positions 0 to 1048575 (chunks 0 to 511)");
   expect_refused(weights, "/content_crc32c[1]");
   // Reading is enough to see it, and what is whole can be read.
   const TokenFileReader file(tokens);
