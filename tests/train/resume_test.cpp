@@ -191,6 +191,60 @@ TEST_F(Resume, RefusesAnotherRecipe) {
   EXPECT_EQ(read_bytes(whole_.output_dir / "recipe.yaml"), recipe_yaml);
 }
 
+TEST_F(Resume, SeveralFilesWithWeights) {
+  const fs::path more = write_tokens(scratch_.path() / "more.h5", random_samples(7, 9));
+  for (Recipe* recipe : {&whole_, &parts_}) {
+    recipe->data.train = {{tokens_, 0.7}, {more, 2.0}};
+    recipe->data.packing = true;
+    recipe->data.shuffle = true;
+    recipe->train.max_steps = 20;  // more than two epochs
+  }
+  run(whole_, false);
+  run_until(parts_, "step 8/20");
+  parts_.data.num_workers = 3;
+  run(parts_, true);
+  expect_same_run(parts_.output_dir, whole_.output_dir);
+}
+
+TEST_F(Resume, RefusesOtherData) {
+  run(whole_, false);
+  const auto message = [&](const std::vector<TrainingFile>& files) -> std::string {
+    Recipe other = whole_;
+    other.data.train = files;
+    other.train.max_steps = 6;
+    try {
+      run(other, true);
+    } catch (const CheckpointError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const fs::path moved = scratch_.path() / "moved.h5", changed = scratch_.path() / "changed.h5";
+  fs::copy_file(tokens_, moved);
+  TokenFileReader reader(tokens_);
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(reader.num_tokens()));
+  std::vector<float> weights(tokens.size());
+  reader.read_tokens(0, tokens);
+  reader.read_loss_weights(0, weights);
+  tokens.back() ^= 1;
+  {
+    TokenFileWriter writer(changed, reader.vocab_size(), "");
+    const auto offsets = reader.sample_offsets();
+    for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
+      const auto first = static_cast<std::size_t>(offsets[s]), size = static_cast<std::size_t>(offsets[s + 1]) - first;
+      writer.add(std::span(tokens).subspan(first, size), std::span(weights).subspan(first, size));
+    }
+    writer.finish();
+  }
+  const std::string one_token = message({{changed}}), two_files = message({{tokens_}, {moved}});
+  EXPECT_NE(one_token.find(changed.string() + " has "), std::string::npos) << one_token;
+  EXPECT_NE(one_token.find("; in its place the run began with "), std::string::npos) << one_token;
+  EXPECT_NE(one_token.find("; resume with the token files and weights that began the run"), std::string::npos);
+  EXPECT_NE(two_files.find("the run began with 1 training files, data.train names 2"), std::string::npos) << two_files;
+  EXPECT_NE(message({{tokens_, 2.0}}).find("weight 2; in its place"), std::string::npos);
+  EXPECT_EQ(message({{moved}}), "");  // the same contents elsewhere
+}
+
 TEST_F(Resume, ANewRunRefusesAFolderInUse) {
   run(whole_, false);
   EXPECT_THROW(run(whole_, false), RecipeError);

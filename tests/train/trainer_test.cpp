@@ -245,6 +245,22 @@ TEST_F(Trainer, NonFiniteWeightsFailAtTheFirstStep) {
   EXPECT_TRUE(fs::exists(run_dir_ / "checkpoints/step-0/state.safetensors"));
 }
 
+TEST_F(Trainer, TellsWhatAnEpochReads) {
+  const fs::path more = write_tokens(scratch_.path() / "more.h5", random_samples(4, 9));
+  const std::string one = recipe_.data.train.front().path.string();
+  recipe_.data.train.push_back({more, 0.5});
+  recipe_.data.packing = true;
+  recipe_.train.max_steps = 1;
+  const TokenFileReader first(one);
+  const CapturedProgress progress;
+  train(recipe_, false);
+  const auto has = [&](const std::string& part) { return progress.text().find(part) != std::string::npos; };
+  EXPECT_TRUE(has("data " + one + ": " + std::to_string(first.num_samples()) + " samples, ")) << progress.text();
+  EXPECT_TRUE(has("data " + more.string() + " (weight 0.5): 4 samples, ")) << progress.text();
+  EXPECT_TRUE(has("an epoch: " + std::to_string(first.num_samples() + 2) + " samples, ")) << progress.text();
+  EXPECT_TRUE(has(" micro-batches, rows filled to ")) << progress.text();
+}
+
 TEST_F(Trainer, RefusesBeforeItWritesAnything) {
   const auto refuses = [&](const Recipe& recipe, const std::string& mention) {
     try {
