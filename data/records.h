@@ -20,7 +20,7 @@ struct Record {
   std::int64_t line = 1;    // where the text begins in the file, from 1
   std::int64_t column = 1;  // in bytes, from 1
   bool is_plain_text = false;
-  std::string error;  // what is wrong with the record as such: not UTF-8, too long. parse_sample throws it
+  std::string error;  // what is wrong with the record as such: not UTF-8, too long. SampleParser throws it
 
   /// "chats.jsonl:12".
   [[nodiscard]] std::string place() const { return file + ":" + std::to_string(line); }
@@ -36,7 +36,7 @@ struct RecordOptions {
 /// Reads several inputs in order: .jsonl (also called .json or anything else), one .json array of objects, .txt and .md
 /// files (one record a file), each also in gzip or zstd, and "-", standard input. Whether a file is an array is told by
 /// its first character, compression by its first bytes. Empty lines and empty text files are passed over. Memory stays
-/// within about twice max_record_bytes and what the caller asks for at once.
+/// within about three times max_record_bytes and what the caller asks for at once.
 ///
 /// What is wrong with one record alone (not UTF-8, too long) is in its `error`, and reading can go on behind it. Where
 /// the file itself is broken, DataError "file:line: ..." is thrown, and reading cannot go on.
