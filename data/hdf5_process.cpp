@@ -135,6 +135,7 @@ void Process::fail_child(bool is_hanging) {
     }
     child_ = -1;
     how = WIFSIGNALED(status) ? std::string("crashed (") + strsignal(WTERMSIG(status)) + ")" : "ended early";
+    if (WIFSIGNALED(status) && WTERMSIG(status) == SIGXCPU) how = "came to no end";
   }
   stop();
   throw DataError(path_.string() + ": HDF5 " + how +

@@ -1,5 +1,6 @@
 #include "data/hdf5_survey.h"
 
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -259,6 +260,12 @@ std::vector<Column> send_layout(const Handle& file, const std::filesystem::path&
   return columns;
 }
 
+/// The soft limit only, so that it can be lifted again.
+void limit_processor_seconds(rlim_t seconds) {
+  const rlimit limits{seconds, RLIM_INFINITY};
+  setrlimit(RLIMIT_CPU, &limits);
+}
+
 void serve(const std::vector<Column>& columns) {
   for (;;) {
     Request request;
@@ -282,11 +289,15 @@ void survey(const char* shown_path) {
   const auto lock = lock_library();
   H5PLset_loading_state(0);  // a file must not name code to load
   try {
+    // Damaged metadata can lead HDF5 in circles. Finding a million chunks takes a few seconds.
+    constexpr haddr_t kBytesPerSecond = 200'000'000;
+    limit_processor_seconds(10 + get_eof(nullptr, H5FD_MEM_DEFAULT) / kBytesPerSecond);
     const Handle file = open_file();
     if (!file.is_valid()) {
       fail_format(path, "not a readable HDF5 file (damaged, or not completely written)");
     }
     const std::vector<Column> columns = send_layout(file, path);
+    limit_processor_seconds(RLIM_INFINITY);
     serve(columns);
   } catch (const std::exception& error) {
     send_frame(FrameKind::kError, error.what(), std::char_traits<char>::length(error.what()));

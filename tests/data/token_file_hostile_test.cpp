@@ -103,7 +103,9 @@ class TokenFileHostile : public testing::Test {
       return is_right ? Outcome::kRight : Outcome::kWrong;
     } catch (const DataError& error) {
       crashes_ += std::string(error.what()).find("crashed") != std::string::npos;
-      hangs_ += std::string(error.what()).find("stopped answering") != std::string::npos;
+      for (const char* hang : {"came to no end", "stopped answering"}) {
+        hangs_ += std::string(error.what()).find(hang) != std::string::npos;
+      }
       return Outcome::kRefused;
     }
   }
