@@ -79,8 +79,7 @@ bool EpochPlan::is_even() const {
 void EpochPlan::make(std::int64_t epoch) {
   epoch_ = -1;
   samples_.clear();
-  rows_.last.clear();
-  rows_.before = {};
+  rows_ = PackedRows();  // what it held goes before the next is made
   row_order_.clear();
   SplitMix64 generator(options_.seed, epoch);
   if (options_.packing) {
