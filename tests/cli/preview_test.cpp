@@ -60,6 +60,33 @@ TEST(PreviewCommand, AnotherTokenizerIsAWarning) {
   EXPECT_NE(result.out.find("\\id{"), std::string::npos) << "ids that this tokenizer does not have";
 }
 
+TEST(PreviewCommand, DataAreShownAsPrepareWouldRenderThem) {
+  const Workspace workspace;
+  const std::string data = workspace.conversations(3);
+  const auto lines_of = [](const std::string& text) { return text.substr(text.find("-- system")); };
+  const std::string before = output_of({"preview", data, "--tokenizer", kEmbedded, "--date", "none", "--sample", "1"});
+  const std::string after = output_of({"preview", workspace.tokens(3), "--tokenizer", kEmbedded, "--sample", "1"});
+  EXPECT_EQ(lines_of(before), lines_of(after));
+  EXPECT_NE(before.find("\nsample 1, " + data + ":2: "), std::string::npos) << before;
+  const std::string half = output_of({"preview", data, "--tokenizer", kEmbedded, "--learn", "final=0.5"});
+  EXPECT_NE(half.find("\n   0.5 > <|channel|>final"), std::string::npos) << half;
+}
+
+TEST(PreviewCommandRefuses, DataWithOneErrorEach) {
+  const Workspace workspace;
+  const std::string data = workspace.conversations(3);
+  workspace.expect_failure({"preview", data}, 2, {"--tokenizer: is missing"});
+  workspace.expect_failure({"preview", data, "--tokenizer", kEmbedded, "--sample", "3"}, 3,
+                           {"has no sample 3, only 3"});
+  workspace.expect_failure({"preview", data, "--tokenizer", kEmbedded, "--learn", "finale=1"}, 2, {"--learn"});
+  workspace.expect_failure({"preview", workspace.tokens(3), "--tokenizer", kEmbedded, "--turns", "last"}, 2,
+                           {"rendered already"});
+  const std::string bad = workspace.write(
+      "bad.jsonl",
+      R"({"messages": [{"role": "user", "content": "\u001b[31m"}, {"role": "\u001b]0;x", "content": ""}]})");
+  workspace.expect_failure({"preview", bad, "--tokenizer", kEmbedded}, 3, {"bad.jsonl:1: ", "\\x1b]0;x"});
+}
+
 TEST(PreviewCommandRefuses, EachWithOneError) {
   const Workspace workspace;
   const std::string file = workspace.tokens(3);

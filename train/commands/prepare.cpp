@@ -1,16 +1,14 @@
 #include "data/prepare.h"
 
 #include <CLI/CLI.hpp>
-#include <functional>
 #include <iostream>
 #include <memory>
 #include <string>
-#include <vector>
 
-#include "data/learn_options.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/progress.h"
+#include "train/commands/sample_options.h"
 #include "train/errors.h"
 #include "train/interrupt.h"
 #include "train/prepare_report.h"
@@ -20,25 +18,10 @@ namespace {
 
 struct Options {
   PrepareOptions prepare;
-  std::string format = "auto", renderer = "template", date, learn, turns = "all", over_length = "error",
-              on_error = "stop";
-  std::vector<std::string> map;
+  SampleOptions samples;
+  std::string over_length = "error", on_error = "stop";
   bool json = false;
 };
-
-/// What `read` complains of is a usage error.
-CLI::Validator accepted_by(const std::function<void(const std::string&)>& read) {
-  return CLI::Validator(
-      [read](const std::string& text) {
-        try {
-          read(text);
-          return std::string();
-        } catch (const DataError& error) {
-          return std::string(error.what());
-        }
-      },
-      "");
-}
 
 PrepareSummary prepare_with_progress(PrepareOptions options) {
   const InterruptGuard interrupt;
@@ -55,12 +38,8 @@ PrepareSummary prepare_with_progress(PrepareOptions options) {
 
 void run(Options& options) {
   PrepareOptions& prepare = options.prepare;
-  prepare.format.format = data_format(options.format);
-  for (const std::string& assignment : options.map) prepare.format.fields.add(assignment);
-  prepare.harmony.renderer = harmony_renderer(options.renderer);
-  prepare.harmony.date = date_of(options.date);
-  if (!options.learn.empty()) prepare.harmony.learn = learn_options(options.learn);
-  prepare.harmony.learn.turns = learned_turns(options.turns);
+  prepare.format = options.samples.format();
+  prepare.harmony = options.samples.harmony();
   prepare.length.over_length = over_length(options.over_length);
   prepare.skip_errors = options.on_error == "skip";
   if ((prepare.validation > 0.0) != !prepare.validation_out.empty()) {
@@ -73,35 +52,6 @@ void run(Options& options) {
   if (prepare.validation > 0.0) check_output_file(prepare.validation_out);
   const PrepareSummary summary = prepare_with_progress(prepare);
   std::cout << (options.json ? to_json(summary, prepare) + "\n" : to_text(summary, prepare));
-}
-
-void add_harmony_options(CLI::App& command, Options& options) {
-  HarmonyOptions& harmony = options.prepare.harmony;
-  command.add_option("--renderer", options.renderer, "As gpt-oss's chat template renders, or as openai-harmony does")
-      ->check(CLI::IsMember({"template", "harmony"}))
-      ->capture_default_str();
-  add_date_option(command, options.date);
-  command.add_option("--knowledge-cutoff", harmony.knowledge_cutoff, "In the system message, unless a sample says")
-      ->type_name("DATE")
-      ->capture_default_str();
-  command.add_option("--model-identity", harmony.model_identity, "First line of the system message")
-      ->type_name("TEXT")
-      ->capture_default_str();
-  command.add_option("--reasoning-effort", harmony.reasoning_effort, "In the system message")
-      ->check(CLI::IsMember({"low", "medium", "high"}))
-      ->capture_default_str();
-  command.add_flag("--keep-analysis", harmony.keep_analysis, "Keep that of earlier turns; with --renderer harmony");
-  command
-      .add_option("--learn", options.learn,
-                  "Weights by channel and role: final=1,analysis=0.5,commentary=1,tool_calls=1 (what is not named "
-                  "keeps its own: 1 for these, 0 for system, developer, user, tool)")
-      ->type_name("NAME=FACTOR,...")
-      ->check(accepted_by([](const std::string& text) { (void)learn_options(text); }));
-  command
-      .add_option("--turns", options.turns,
-                  "Learn all turns of a conversation, its last, or expand each into a sample of its own")
-      ->check(CLI::IsMember({"all", "last", "expand"}))
-      ->capture_default_str();
 }
 
 }  // namespace
@@ -118,16 +68,7 @@ void register_prepare(CLI::App& app) {
       ->required()
       ->type_name("DIR");
   command->add_option("--out", prepare.out, "Token file to write")->required()->type_name("FILE.h5");
-  command->add_option("--format", options->format, "Dialect; auto: told by each file's first record")
-      ->check(CLI::IsMember({"auto", "messages", "sharegpt", "alpaca", "prompt-completion", "text", "harmony"}))
-      ->capture_default_str();
-  command
-      ->add_option("--map", options->map,
-                   "Names of fields in the data where they are others: content=text,role=speaker; may be repeated")
-      ->type_name("FIELD=NAME,...")
-      ->delimiter(',')
-      ->check(accepted_by([](const std::string& text) { FieldMap().add(text); }));
-  add_harmony_options(*command, *options);
+  options->samples.add_to(*command);
   command->add_option("--max-length", prepare.length.max_length, "Tokens of a sample")
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 31));
   command->add_option("--over-length", options->over_length, "What to do with longer samples")
