@@ -99,8 +99,8 @@ TEST(PrepareCommand, ListsSamplesThatTeachNothing) {
       "quiet.jsonl",
       R"({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho", "train": false}]})");
   const std::string out = output_of(arguments(workspace, input));
-  EXPECT_NE(out.find("\n1 sample was kept in which nothing is learned:\n  " + input + ":1\n"), std::string::npos)
-      << out;
+  EXPECT_NE(out.find("\n1 record: No token of the sample is learned"), std::string::npos) << out;
+  EXPECT_NE(out.find("by channel.\n  " + input + ":1\n"), std::string::npos) << out;
   const auto loss = json_of({"eval", "--model", kEmbedded, "--data", workspace.path("out.h5")});
   EXPECT_EQ(loss["learned_tokens"], 0);
   EXPECT_TRUE(loss["loss"].is_null());

@@ -55,7 +55,7 @@ TEST(Inspection, ChannelsOfATokenFile) {
                                                 {"channel": "other_messages", "segments": 1, "tokens": 5,
                                                  "learned_tokens": 0, "learned_share": 0.0, "mean_weight": 0.0}])"));
   EXPECT_EQ(report["samples_without_learned_tokens"], 1);
-  EXPECT_NE(to_text(inspect(path)).find("\n  0      0         1   50.0 %   ####"), std::string::npos)
+  EXPECT_NE(to_text(inspect(path)).find("\n     0    0         1   50.0 %   ####"), std::string::npos)
       << to_text(inspect(path));
 }
 

@@ -52,12 +52,13 @@ TEST(Preview, WeightsStandInFrontOfTheirTokens) {
                          {"<|channel|>final<|message|>yes\nno", 1},
                          {" half", 0.5F},
                          {"<|return|>", 1}})),
-      R"(-- user: 9 tokens
+      "-- user: " + std::to_string(tokens_of(tokenizer(), "<|start|>user<|message|>a\n\nb<|end|>").size()) +
+          R"( tokens
        | <|start|>user<|message|>a
        | 
        | b<|end|>
 )"
-      "-- assistant, final: " +
+          "-- assistant, final: " +
           std::to_string(tokens_of(tokenizer(), "<|start|>assistant<|channel|>final<|message|>yes\nno half").size() +
                          1) +
           " tokens, " + std::to_string(tokens_of(tokenizer(), "<|channel|>final<|message|>yes\nno half").size() + 1) +
