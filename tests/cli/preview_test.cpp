@@ -84,7 +84,8 @@ TEST(PreviewCommandRefuses, DataWithOneErrorEach) {
   const std::string bad = workspace.write(
       "bad.jsonl",
       R"({"messages": [{"role": "user", "content": "\u001b[31m"}, {"role": "\u001b]0;x", "content": ""}]})");
-  workspace.expect_failure({"preview", bad, "--tokenizer", kEmbedded}, 3, {"bad.jsonl:1: ", "\\x1b]0;x"});
+  workspace.expect_failure({"preview", bad, "--tokenizer", kEmbedded}, 3, {"bad.jsonl:1: ", "\\u001b]0;x"});
+  workspace.expect_failure({"preview", workspace.path("\x1b[31m.h5"), "--tokenizer", kEmbedded}, 3, {"\\x1b[31m.h5"});
 }
 
 TEST(PreviewCommandRefuses, EachWithOneError) {
