@@ -1,16 +1,17 @@
 #include "model/cross_entropy.h"
 
 #include <cmath>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
-#include "model/swiglu_math.h"
+#include "model/vector_math.h"
 
 namespace ossature {
 namespace {
 
-using namespace swiglu_math;
+using namespace vector_math;
 
 /// Turns a row of logits into its gradient and returns -log p(target).
 template <typename T>

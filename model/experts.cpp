@@ -14,6 +14,17 @@ DropoutKey expert_key(DropoutKey key, std::int64_t e, int projection) {
   return key;
 }
 
+ExpertsGradients zero_gradients(const ExpertsPass& pass, bool needs_x) {
+  const auto zeros_like = [](const at::Tensor& t) { return t.defined() ? at::zeros_like(t.detach()) : at::Tensor(); };
+  ExpertsGradients result;
+  result.gate_up_a = zeros_like(pass.gate_up_a);
+  result.gate_up_b = zeros_like(pass.gate_up_b);
+  result.down_a = zeros_like(pass.down_a);
+  result.down_b = zeros_like(pass.down_b);
+  if (needs_x) result.x = at::zeros(pass.x.sizes(), pass.x.options().dtype(at::kFloat));
+  return result;
+}
+
 at::Tensor decoded_expert(const ExpertWeight& weight, std::int64_t e, at::ScalarType dtype, const at::Tensor& scratch) {
   if (weight.is_packed()) return mxfp4_decode_expert(weight.packed, e, dtype, scratch);
   return weight.dense[e].to(dtype);

@@ -42,6 +42,9 @@ struct ExpertsGradients {
   at::Tensor down_a, down_b;
 };
 
+/// Zeros in place of every gradient that is summed up: of x if `needs_x`, and of the pairs that there are.
+[[nodiscard]] ExpertsGradients zero_gradients(const ExpertsPass& pass, bool needs_x);
+
 /// Masks of one expert's two inputs must differ from each other's and from other experts'. `projection` 0: gate_up, 1:
 /// down.
 [[nodiscard]] DropoutKey expert_key(DropoutKey key, std::int64_t e, int projection);

@@ -104,13 +104,7 @@ ExpertsGradients serial_backward(const ExpertsPass& pass, const ExpertsKept& kep
   const Experts& experts = pass.experts;
   const at::Tensor& x = pass.x;
   const auto dtype = x.scalar_type();
-  const auto zeros_like = [](const at::Tensor& t) { return t.defined() ? at::zeros_like(t.detach()) : at::Tensor(); };
-  ExpertsGradients result;
-  result.gate_up_a = zeros_like(pass.gate_up_a);
-  result.gate_up_b = zeros_like(pass.gate_up_b);
-  result.down_a = zeros_like(pass.down_a);
-  result.down_b = zeros_like(pass.down_b);
-  if (needs_x) result.x = at::zeros(x.sizes(), x.options().dtype(at::kFloat));
+  ExpertsGradients result = zero_gradients(pass, needs_x);
   result.factors = at::empty({pass.assigned.order.size(0)}, pass.factors.options());
   const at::Tensor gate_up_scratch = scratch_for(experts.gate_up, dtype);
   const at::Tensor down_scratch = scratch_for(experts.down, dtype);

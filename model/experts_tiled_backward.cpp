@@ -200,13 +200,7 @@ class Backward {
   }
 
   ExpertsGradients run() {
-    ExpertsGradients result;
-    const auto zeros_like = [](const at::Tensor& t) { return t.defined() ? at::zeros_like(t.detach()) : at::Tensor(); };
-    result.gate_up_a = zeros_like(pass_.gate_up_a);
-    result.gate_up_b = zeros_like(pass_.gate_up_b);
-    result.down_a = zeros_like(pass_.down_a);
-    result.down_b = zeros_like(pass_.down_b);
-    if (needs_x_) result.x = at::zeros(pass_.x.sizes(), pass_.x.options().dtype(at::kFloat));
+    ExpertsGradients result = zero_gradients(pass_, needs_x_);
     at::Tensor down_reduced;
     if (down_.rank > 0) down_reduced = reduce_gradient(assigned_, tiles::data_of(grad_), down_);
     result.factors = through_down(down_reduced, result.down_a);
@@ -243,6 +237,15 @@ class Backward {
     return pair.rank > 0 ? tiles::data_of(reduced) + assigned_.first(e) * pair.rank : nullptr;
   }
 
+  /// grad_a [E, r, in] of expert `e`, columns `column` .. `column + width`, from `sum` [R, width].
+  static void store_panel(const float* sum, std::int64_t width, std::int64_t e, std::int64_t column,
+                          const at::Tensor& grad_a) {
+    const auto rank = grad_a.size(1), features = grad_a.size(2);
+    for (std::int64_t k = 0; k < rank; ++k) {
+      std::copy_n(sum + k * width, width, grad_a.data_ptr<float>() + (e * rank + k) * features + column);
+    }
+  }
+
   /// Turns kept.u into its own gradient. Returns the gradient of the routing weights, and adds that of down's A.
   at::Tensor through_down(const at::Tensor& reduced, const at::Tensor& grad_a) const {
     const auto panels = panels_of(inner_);
@@ -276,10 +279,7 @@ class Backward {
           if (rank == 0) continue;
           if (mask.active()) drop(h.data(), count, width, column, inner_, mask);
           sums.sum(e, h.data(), width, count, width, pairs.data(), sum.data());
-          for (std::int64_t k = 0; k < grad_a.size(1); ++k) {
-            std::copy_n(sum.data() + k * width, width,
-                        grad_a.data_ptr<float>() + (e * grad_a.size(1) + k) * inner_ + column);
-          }
+          store_panel(sum.data(), width, e, column, grad_a);
         }
       };
     });
@@ -349,10 +349,7 @@ class Backward {
           }
           if (mask.active()) drop(rows.data(), count, width, column, hidden_, mask);
           sums.sum(e, rows.data(), width, count, width, pairs.data(), sum.data());
-          for (std::int64_t k = 0; k < grad_a.size(1); ++k) {
-            std::copy_n(sum.data() + k * width, width,
-                        grad_a.data_ptr<float>() + (e * grad_a.size(1) + k) * hidden_ + column);
-          }
+          store_panel(sum.data(), width, e, column, grad_a);
         }
       };
     });

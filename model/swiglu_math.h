@@ -1,64 +1,15 @@
 // The arithmetic of the expert activation on single values, for kernels that vectorize over it: model/swiglu.h has the
-// formula. Inline and branch-free, so that a loop over them compiles to vector instructions. Internal to model/.
+// formula. Internal to model/.
 #pragma once
 
-#include <bit>
-#include <cstdint>
-
-#include <c10/util/BFloat16.h>
-
 #include "model/swiglu.h"
-
-#define OSSATURE_INLINE inline __attribute__((always_inline))
+#include "model/vector_math.h"
 
 namespace ossature::swiglu_math {
 
+using namespace vector_math;
+
 inline constexpr auto kAlpha = static_cast<float>(kSwigluAlpha);
-
-OSSATURE_INLINE float load(float value) {
-  return value;
-}
-OSSATURE_INLINE float load(c10::BFloat16 value) {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(value.x) << 16);
-}
-
-/// `value` as bfloat16 in the upper half of the result: to nearest, ties to even; NaN stays NaN.
-OSSATURE_INLINE std::uint32_t rounded_bits(float value) {
-  const auto bits = std::bit_cast<std::uint32_t>(value);
-  const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u;
-  return value != value ? 0x7fc00000u : rounded;
-}
-/// `value` as bfloat16 holds it.
-OSSATURE_INLINE float rounded(float value) {
-  return std::bit_cast<float>(rounded_bits(value));
-}
-OSSATURE_INLINE void store(float value, float* out) {
-  *out = value;
-}
-OSSATURE_INLINE void store(float value, c10::BFloat16* out) {
-  out->x = static_cast<std::uint16_t>(rounded_bits(value) >> 16);
-}
-
-/// exp(-x) by 2^n times a polynomial (Taylor to the seventh power on |r| <= ln2/2): relative error below 2e-7, and
-/// unlike std::exp it runs in vector registers.
-OSSATURE_INLINE float exp_negative(float x) {
-  const float clamped = x > 87.0f ? 87.0f : (x < -87.0f ? -87.0f : x);
-  const float y = -clamped;
-  const float shifted = y * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are the rounded integer
-  const float n = shifted - 12582912.0f;
-  const float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = 1.0f / 5040.0f;
-  p = p * r + 1.0f / 720.0f;
-  p = p * r + 1.0f / 120.0f;
-  p = p * r + 1.0f / 24.0f;
-  p = p * r + 1.0f / 6.0f;
-  p = p * r + 0.5f;
-  p = p * r + 1.0f;
-  p = p * r + 1.0f;
-  const auto exponent = (std::bit_cast<std::uint32_t>(shifted) + 127u) << 23;
-  const float result = p * std::bit_cast<float>(exponent);
-  return x != x ? x : result;
-}
 
 OSSATURE_INLINE float activation(float gate, float up, float limit) {
   const float g = gate > limit ? limit : gate;

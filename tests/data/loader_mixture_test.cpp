@@ -37,13 +37,7 @@ class LoaderMixture : public testing::Test {
     const std::array<const MadeSamples*, 3> all = {&a_, &b_, &c_};
     ASSERT_EQ(batch.sample_offsets.size(), batch.sample_ids.size() + 1);
     for (std::size_t i = 0; i < batch.sample_ids.size(); ++i) {
-      const MadeSamples& samples = *all.at(static_cast<std::size_t>(batch.sample_files[i]));
-      const auto first = static_cast<std::size_t>(batch.sample_offsets[i]);
-      const auto size = static_cast<std::size_t>(batch.sample_offsets[i + 1]) - first;
-      EXPECT_TRUE(
-          std::ranges::equal(std::span(batch.tokens).subspan(first, size), samples.tokens_of(batch.sample_ids[i])));
-      EXPECT_TRUE(std::ranges::equal(std::span(batch.loss_weights).subspan(first, size),
-                                     samples.weights_of(batch.sample_ids[i])));
+      expect_sample(batch, i, *all.at(static_cast<std::size_t>(batch.sample_files[i])));
     }
   }
 

@@ -29,14 +29,7 @@ void expect_holds(const Batch& batch, const MadeSamples& samples) {
   ASSERT_EQ(batch.loss_weights.size(), batch.tokens.size());
   EXPECT_EQ(batch.sample_offsets.front(), 0);
   EXPECT_EQ(batch.sample_offsets.back(), static_cast<std::int64_t>(batch.tokens.size()));
-  for (std::size_t i = 0; i < batch.sample_ids.size(); ++i) {
-    const auto first = static_cast<std::size_t>(batch.sample_offsets[i]);
-    const auto size = static_cast<std::size_t>(batch.sample_offsets[i + 1]) - first;
-    EXPECT_TRUE(
-        std::ranges::equal(std::span(batch.tokens).subspan(first, size), samples.tokens_of(batch.sample_ids[i])));
-    EXPECT_TRUE(std::ranges::equal(std::span(batch.loss_weights).subspan(first, size),
-                                   samples.weights_of(batch.sample_ids[i])));
-  }
+  for (std::size_t i = 0; i < batch.sample_ids.size(); ++i) expect_sample(batch, i, samples);
 }
 
 using Ids = std::vector<std::int64_t>;

@@ -1,6 +1,9 @@
 // Samples made from a seed, and token files of them.
 #pragma once
 
+#include <gtest/gtest.h>
+
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <random>
@@ -8,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "data/batch.h"
 #include "data/token_file.h"
 
 namespace ossature {
@@ -48,6 +52,15 @@ struct MadeSamples {
     return std::span(values).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(end - first));
   }
 };
+
+/// Sample `i` of the batch has exactly the tokens and weights of the made sample that it names.
+inline void expect_sample(const Batch& batch, std::size_t i, const MadeSamples& samples) {
+  const auto first = static_cast<std::size_t>(batch.sample_offsets[i]);
+  const auto size = static_cast<std::size_t>(batch.sample_offsets[i + 1]) - first;
+  EXPECT_TRUE(std::ranges::equal(std::span(batch.tokens).subspan(first, size), samples.tokens_of(batch.sample_ids[i])));
+  EXPECT_TRUE(
+      std::ranges::equal(std::span(batch.loss_weights).subspan(first, size), samples.weights_of(batch.sample_ids[i])));
+}
 
 inline std::vector<std::int64_t> made_lengths(std::uint64_t seed, std::int64_t count, std::int64_t longest) {
   std::mt19937_64 random(seed);
