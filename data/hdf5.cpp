@@ -145,7 +145,7 @@ bool read_column(const Column& column, std::int64_t first, std::int64_t count, h
 
 struct ColumnWriter::State {
   struct CompressorDeleter {
-    void operator()(libdeflate_compressor* compressor) const { libdeflate_free_compressor(compressor); }
+    void operator()(libdeflate_compressor* unused) const { libdeflate_free_compressor(unused); }
   };
   static constexpr int kLevel = 1;
 
