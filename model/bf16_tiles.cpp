@@ -85,11 +85,22 @@ OSSATURE_TILES void pack_row_pairs(const BFloat16* rows, std::int64_t stride, st
   const auto* in = reinterpret_cast<const std::uint16_t*>(rows);
   auto* pairs = reinterpret_cast<std::uint32_t*>(out);
   const __mmask16 all = 0xffff;  // the unmasked forms make g++ 12 warn of an undefined operand
+  // Values 0 .. 15 of the one row between those of the other, and 16 .. 31.
+  const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  const __m512i first_half =
+      _mm512_or_si512(places, _mm512_slli_epi32(_mm512_add_epi32(places, _mm512_set1_epi32(32)), 16));
+  const __m512i second_half = _mm512_add_epi32(first_half, _mm512_set1_epi32(0x00100010));
   for (std::int64_t row = 0; row < padded; row += 2, pairs += width) {
     const std::uint16_t* even = in + row * stride;
     const std::uint16_t* odd = even + stride;
     const bool has_even = row < count, has_odd = row + 1 < count;
-    for (std::int64_t column = 0; column < width; column += 16) {
+    std::int64_t column = 0;
+    for (; has_odd && column + 32 <= width; column += 32) {
+      const __m512i low = _mm512_loadu_si512(even + column), high = _mm512_loadu_si512(odd + column);
+      _mm512_storeu_si512(pairs + column, _mm512_permutex2var_epi16(low, first_half, high));
+      _mm512_storeu_si512(pairs + column + 16, _mm512_permutex2var_epi16(low, second_half, high));
+    }
+    for (; column < width; column += 16) {
       const auto length = std::min<std::int64_t>(16, width - column);
       const auto mask = static_cast<__mmask16>((1u << length) - 1u);
       const __m512i low = has_even ? _mm512_maskz_cvtepu16_epi32(all, _mm256_maskz_loadu_epi16(mask, even + column))

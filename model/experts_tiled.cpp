@@ -1,7 +1,8 @@
 #include <vector>
 
-#include "model/experts_tiled_parts.h"
+#include "model/experts_kernels.h"
 #include "model/swiglu_math.h"
+#include "model/tiled_parts.h"
 
 #define OSSATURE_WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
 

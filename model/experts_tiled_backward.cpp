@@ -1,7 +1,8 @@
 #include <vector>
 
-#include "model/experts_tiled_parts.h"
+#include "model/experts_kernels.h"
 #include "model/swiglu_math.h"
+#include "model/tiled_parts.h"
 
 #define OSSATURE_WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
 
@@ -10,23 +11,6 @@ namespace {
 
 using tiles::BFloat16;
 using tiles::Buffer;
-
-OSSATURE_WIDE void add_row(const float* from, std::int64_t width, float* to) {
-#pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) to[j] += from[j];
-}
-
-/// Applies the mask to `rows` rows of a panel whose columns begin at `column` of `features`.
-template <typename T>
-void drop(T* panel, std::int64_t rows, std::int64_t width, std::int64_t column, std::int64_t features,
-          const DropoutMask& mask) {
-  for (std::int64_t row = 0; row < rows; ++row) {
-    for (std::int64_t j = 0; j < width; ++j) {
-      T& value = panel[row * width + j];
-      value = static_cast<float>(value) * mask.factor(static_cast<std::uint64_t>(row * features + column + j));
-    }
-  }
-}
 
 /// Gradients [count, rows of a weight] times the weight of one expert and its pair, for a panel of its columns.
 class PanelProduct {
@@ -59,8 +43,8 @@ class PanelProduct {
       multiply(count, width, pair_.rank, reduced, pair_.rank, pairs_.data(), c, true);
     } else {
       multiply(count, width, pair_.rank, reduced, pair_.rank, pairs_.data(), masked_.data(), false);
-      drop(masked_.data(), count, width, column, columns, mask);
-      add_row(masked_.data(), count * width, c);
+      tiles::drop_panel(masked_.data(), count, width, column, columns, mask);
+      tiles::add_row(masked_.data(), count * width, c);
     }
     return c;
   }
@@ -78,43 +62,6 @@ class PanelProduct {
   const tiles::PairTensors& pair_;
   Buffer<BFloat16> rows_, pairs_;
   Buffer<float> product_, masked_;
-};
-
-/// Tokens' coefficients of one projection's pair, one row a rank: [R, tokens made whole] for each expert, zeros past
-/// its tokens; and the products with them.
-class Coefficients {
- public:
-  Coefficients(const Assignments& assigned, std::int64_t rank) : rank_(rank) {
-    offsets_.push_back(0);
-    for (std::int64_t e = 0; e < assigned.num_experts(); ++e) {
-      offsets_.push_back(offsets_.back() + tiles::round_up(assigned.count(e), tiles::kSumTokens));
-    }
-    values_ = at::zeros({rank * offsets_.back()}, at::kBFloat16);
-  }
-
-  void set(std::int64_t e, std::int64_t row, std::int64_t k, float value) {
-    values_.data_ptr<BFloat16>()[offset(e) * rank_ + k * padded(e) + row] = value;
-  }
-
-  /// out [R, width] = coefficients of expert `e` times rows of `values` (row stride `stride`), which are tokens
-  /// 0 .. count of it. `pairs` is scratch of kSumTokens * width values.
-  void sum(std::int64_t e, const BFloat16* values, std::int64_t stride, std::int64_t count, std::int64_t width,
-           BFloat16* pairs, float* out) const {
-    for (std::int64_t row = 0; row < count; row += tiles::kSumTokens) {
-      tiles::pack_row_pairs(values + row * stride, stride, std::min(tiles::kSumTokens, count - row), tiles::kSumTokens,
-                            width, pairs);
-      tiles::multiply(rank_, width, tiles::kSumTokens, tiles::data_of(values_) + offset(e) * rank_ + row, padded(e),
-                      pairs, out, width, row > 0);
-    }
-  }
-
- private:
-  [[nodiscard]] std::int64_t offset(std::int64_t e) const { return offsets_[static_cast<std::size_t>(e)]; }
-  [[nodiscard]] std::int64_t padded(std::int64_t e) const { return offset(e + 1) - offset(e); }
-
-  std::int64_t rank_;
-  std::vector<std::int64_t> offsets_;
-  at::Tensor values_;
 };
 
 /// Scaled grad B of all assignments, [N + kSpareRows, R] bfloat16.
@@ -215,18 +162,6 @@ class Backward {
   }
 
  private:
-  /// Coefficients value(n, k) of every assignment n.
-  template <typename Value>
-  Coefficients coefficients(std::int64_t rank, const Value& value) const {
-    Coefficients result(assigned_, rank);
-    for (std::int64_t e = 0; e < assigned_.num_experts(); ++e) {
-      for (auto n = assigned_.first(e); n < assigned_.first(e + 1); ++n) {
-        for (std::int64_t k = 0; k < rank; ++k) result.set(e, n - assigned_.first(e), k, value(n, k));
-      }
-    }
-    return result;
-  }
-
   [[nodiscard]] DropoutMask mask_of(const tiles::PairTensors& pair, std::int64_t e, int projection) const {
     return {pair.dropout, expert_key(pass_.dropout, e, projection)};
   }
@@ -256,7 +191,7 @@ class Backward {
     auto* u = kept_.u.data_ptr<BFloat16>();
     const auto limit = static_cast<float>(pass_.swiglu_limit);
     const BFloat16* reduced_values = rank > 0 ? tiles::data_of(reduced) : nullptr;
-    const auto sums = coefficients(rank, [&](std::int64_t n, std::int64_t k) {
+    const tiles::TokenSums sums(assigned_.offsets, rank, [&](std::int64_t n, std::int64_t k) {
       return static_cast<float>(reduced_values[n * rank + k]) * factors_[n];
     });
     tiles::for_each_task(panels, [&] {
@@ -277,7 +212,7 @@ class Backward {
                 c + m * width, factors_[n], limit, width, u + (n * inner_ + column) * 2, h.data() + m * width);
           }
           if (rank == 0) continue;
-          if (mask.active()) drop(h.data(), count, width, column, inner_, mask);
+          if (mask.active()) tiles::drop_panel(h.data(), count, width, column, inner_, mask);
           sums.sum(e, h.data(), width, count, width, pairs.data(), sum.data());
           store_panel(sum.data(), width, e, column, grad_a);
         }
@@ -298,7 +233,7 @@ class Backward {
              const at::Tensor& grad_b) const {
     const auto rank = pair.rank, features = grad.size(1);
     const BFloat16* reduced_values = tiles::data_of(reduced);
-    const auto sums = coefficients(rank, [&](std::int64_t n, std::int64_t k) {
+    const tiles::TokenSums sums(assigned_.offsets, rank, [&](std::int64_t n, std::int64_t k) {
       return static_cast<float>(reduced_values[n * rank + k]) * (weighted ? factors_[n] : 1.0f);
     });
     tiles::for_each_task(panels_of(features), [&] {
@@ -323,8 +258,9 @@ class Backward {
   void through_gate_up(const at::Tensor& reduced, const at::Tensor& grad_x, const at::Tensor& grad_a) const {
     const auto rank = gate_up_.rank;
     const BFloat16* reduced_values = rank > 0 ? tiles::data_of(reduced) : nullptr;
-    const auto sums = coefficients(
-        rank, [&](std::int64_t n, std::int64_t k) { return static_cast<float>(reduced_values[n * rank + k]); });
+    const tiles::TokenSums sums(assigned_.offsets, rank, [&](std::int64_t n, std::int64_t k) {
+      return static_cast<float>(reduced_values[n * rank + k]);
+    });
     const auto* x = tiles::data_of(pass_.x);
     tiles::for_each_task(panels_of(hidden_), [&] {
       return [&, product = PanelProduct(pass_.experts.gate_up.packed, gate_up_, needs_x_ ? most_ : 0),
@@ -340,14 +276,14 @@ class Backward {
             const float* c = product.run(e, tiles::data_of(kept_.u) + first * 2 * inner_, rows_of(reduced, gate_up_, e),
                                          mask, count, column, width);
             for (std::int64_t m = 0; m < count; ++m) {
-              add_row(c + m * width, width, grad_x.data_ptr<float>() + tokens_[first + m] * hidden_ + column);
+              tiles::add_row(c + m * width, width, grad_x.data_ptr<float>() + tokens_[first + m] * hidden_ + column);
             }
           }
           if (rank == 0) continue;
           for (std::int64_t m = 0; m < count; ++m) {
             std::copy_n(x + tokens_[first + m] * hidden_ + column, width, rows.data() + m * width);
           }
-          if (mask.active()) drop(rows.data(), count, width, column, hidden_, mask);
+          if (mask.active()) tiles::drop_panel(rows.data(), count, width, column, hidden_, mask);
           sums.sum(e, rows.data(), width, count, width, pairs.data(), sum.data());
           store_panel(sum.data(), width, e, column, grad_a);
         }

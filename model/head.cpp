@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "model/cross_entropy.h"
+#include "model/linear_tiled.h"
 
 namespace ossature {
 namespace {
@@ -57,14 +58,25 @@ HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, con
   const bool trains_head = transformer.lm_head.requires_grad();
   at::Tensor grad_normed = at::empty_like(normed);
   const auto chunk = chunk_rows(transformer, rows.size(0), transformer.dtype());
+  const at::Tensor logits = at::empty({std::min(chunk, rows.size(0)), head.size(0)}, normed.options());
   for (std::int64_t first = 0; first < rows.size(0); first += chunk) {
     const auto count = std::min(chunk, rows.size(0) - first);
     const at::Tensor part = normed.detach().narrow(0, first, count);
-    const at::Tensor grad = at::linear(part, head);  // logits, until the next line
+    const bool tiled = takes_tiles(head, part);
+    at::Tensor grad = logits.narrow(0, 0, count);  // logits, until the loss replaces them by their gradient
+    if (tiled) {
+      tiled_product(part, head, grad);
+    } else {
+      at::mm_out(grad, part, head.t());
+    }
     result.loss_sum += cross_entropy_gradient(grad, targets.targets.narrow(0, first, count).to(device),
                                               targets.weights.narrow(0, first, count).to(device));
     at::Tensor grad_part = grad_normed.narrow(0, first, count);
-    at::mm_out(grad_part, grad, head);
+    if (tiled) {
+      tiled_gradient(grad, head, grad_part);
+    } else {
+      at::mm_out(grad_part, grad, head);
+    }
     if (trains_head) transformer.lm_head.mutable_grad().add_(grad.t().mm(part));
   }
   torch::autograd::backward({normed}, {grad_normed});

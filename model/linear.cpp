@@ -3,6 +3,8 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
+#include "model/linear_tiled.h"
+
 namespace ossature {
 namespace {
 
@@ -34,10 +36,11 @@ at::Tensor dropout(const at::Tensor& x, double p, DropoutKey key) {
   at::parallel_for(0, factors.numel(), 4096, [&](std::int64_t begin, std::int64_t end) {
     for (auto i = begin; i < end; ++i) values[i] = mask.factor(static_cast<std::uint64_t>(i));
   });
-  return x * factors.to(x.device(), x.scalar_type());
+  return (x * factors.to(x.device())).to(x.scalar_type());
 }
 
 at::Tensor apply(const Linear& linear, const at::Tensor& x, DropoutKey key) {
+  if (takes_tiles(linear.weight, x)) return tiled_apply(linear, x, key);
   const auto dtype = x.scalar_type();
   at::Tensor y = at::linear(x, linear.weight.to(dtype), linear.bias.defined() ? linear.bias.to(dtype) : at::Tensor());
   if (!linear.low_rank.defined()) return y;

@@ -1,13 +1,16 @@
-// What experts_tiled.cpp and experts_tiled_backward.cpp share.
+// What the layers that work tile by tile share (experts_tiled*.cpp, linear_tiled.cpp): low-rank pairs as the tiles take
+// them, and sums over tokens.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include <ATen/ATen.h>
 
 #include "model/bf16_tiles.h"
-#include "model/experts_kernels.h"
+#include "model/linear.h"
+#include "model/mxfp4.h"
 
 namespace ossature::tiles {
 
@@ -69,5 +72,56 @@ struct PairTensors {
 inline const BFloat16* data_of(const at::Tensor& t) {
   return t.const_data_ptr<BFloat16>();
 }
+
+/// to[j] += from[j], j < size.
+void add_row(const float* from, std::int64_t size, float* to);
+/// from[j] rounded to to[j], j < size.
+void round_row(const float* from, std::int64_t size, BFloat16* to);
+
+/// Applies the mask to `rows` rows of a panel, `width` apart, whose columns begin at `column` of `features`.
+template <typename T>
+void drop_panel(T* panel, std::int64_t rows, std::int64_t width, std::int64_t column, std::int64_t features,
+                const DropoutMask& mask) {
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t j = 0; j < width; ++j) {
+      T& value = panel[row * width + j];
+      value = static_cast<float>(value) * mask.factor(static_cast<std::uint64_t>(row * features + column + j));
+    }
+  }
+}
+
+/// Tokens' coefficients of one projection's pair, one row a rank: [R, tokens made whole] for each group of tokens
+/// (those of an expert), zeros past its tokens; and the products with them.
+class TokenSums {
+ public:
+  /// Tokens of group g are offsets[g] .. offsets[g + 1]; coefficient k of token n is value(n, k).
+  template <typename Value>
+  TokenSums(const std::vector<std::int64_t>& offsets, std::int64_t rank, const Value& value) : rank_(rank) {
+    starts_.push_back(0);
+    for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
+      starts_.push_back(starts_.back() + round_up(offsets[g + 1] - offsets[g], kSumTokens));
+    }
+    values_ = at::zeros({rank * starts_.back()}, at::kBFloat16);
+    auto* values = values_.data_ptr<BFloat16>();
+    for (std::size_t g = 0; g + 1 < offsets.size(); ++g) {
+      const auto padded = starts_[g + 1] - starts_[g];
+      for (auto n = offsets[g]; n < offsets[g + 1]; ++n) {
+        for (std::int64_t k = 0; k < rank; ++k) {
+          values[starts_[g] * rank + k * padded + (n - offsets[g])] = value(n, k);
+        }
+      }
+    }
+  }
+
+  /// out [R, width] = coefficients of group `g` times its `count` rows of `values` (row stride `stride`). `pairs` is
+  /// scratch of kSumTokens * width values.
+  void sum(std::int64_t g, const BFloat16* values, std::int64_t stride, std::int64_t count, std::int64_t width,
+           BFloat16* pairs, float* out) const;
+
+ private:
+  std::int64_t rank_;
+  std::vector<std::int64_t> starts_;
+  at::Tensor values_;
+};
 
 }  // namespace ossature::tiles
