@@ -1,5 +1,6 @@
 #include "model/backpropagation.h"
 
+#include <algorithm>
 #include <limits>
 #include <vector>
 
@@ -27,6 +28,30 @@ struct Shared {
         rope(rope_table(transformer.config(), layout.positions().to(transformer.device()))) {}
 };
 
+/// A micro-batch on its way through the layers.
+struct MicroBatch {
+  TokenRows rows;
+  Targets targets;
+  Shared shared;
+  at::Tensor tokens;
+  at::Tensor x;                     // output of the layer that ran last
+  at::Tensor grad;                  // of the loss wrt it, on the way back
+  std::vector<at::Tensor> inputs;   // of each layer that trains
+  std::vector<at::Tensor> outputs;  // with their graphs, of the layers that do not run again
+
+  MicroBatch(const Transformer& transformer, const TokenRows& its_rows, Targets its_targets)
+      : rows(its_rows),
+        targets(std::move(its_targets)),
+        shared(transformer, rows),
+        tokens(token_tensor(rows.tokens, transformer.device())),
+        inputs(transformer.layers().size()),
+        outputs(transformer.layers().size()) {}
+
+  [[nodiscard]] Pass pass(bool only_for_backward, bool experts_on_grid) const {
+    return {shared.layout, shared.rope, rows.dropout_seed, only_for_backward, experts_on_grid};
+  }
+};
+
 bool trains(const LowRank& pair) {
   return pair.defined() && pair.a.requires_grad();
 }
@@ -43,11 +68,22 @@ bool trains(const Layer& layer) {
 }  // namespace
 
 LossSum backpropagate(const Transformer& transformer, const TokenRows& rows, const BackpropagationOptions& options) {
-  const Targets targets = targets_of(rows.tokens, rows.loss_weights, rows.sample_offsets);
-  LossSum sum{0.0, targets.weight_sum, targets.rows.size(0)};
-  if (sum.num_learned == 0) return sum;
-  const Shared shared(transformer, rows);
-  const at::Tensor tokens = token_tensor(rows.tokens, transformer.device());
+  return backpropagate(transformer, std::span(&rows, 1), options);
+}
+
+LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows> micro_batches,
+                      const BackpropagationOptions& options) {
+  LossSum sum;
+  std::vector<MicroBatch> batches;
+  batches.reserve(micro_batches.size());  // layers keep references to what the micro-batches share
+  for (const TokenRows& rows : micro_batches) {
+    Targets targets = targets_of(rows.tokens, rows.loss_weights, rows.sample_offsets);
+    if (targets.rows.size(0) == 0) continue;
+    sum.weight += targets.weight_sum;
+    sum.num_learned += targets.rows.size(0);
+    batches.emplace_back(transformer, rows, std::move(targets));
+  }
+  if (batches.empty()) return sum;
   const auto num_layers = static_cast<std::int64_t>(transformer.layers().size());
   const bool trains_embedding = transformer.embed_tokens.requires_grad();
   // Below the first layer that trains, no gradient is needed at all.
@@ -56,53 +92,58 @@ LossSum backpropagate(const Transformer& transformer, const TokenRows& rows, con
          !trains(transformer.layers()[static_cast<std::size_t>(first_trained)])) {
     ++first_trained;
   }
-
-  const Pass pass{shared.layout, shared.rope, options.dropout_seed, false, options.experts_on_grid};
-  std::vector<at::Tensor> inputs(static_cast<std::size_t>(num_layers));
-  std::vector<at::Tensor> outputs(static_cast<std::size_t>(num_layers));  // with their graphs, unless recomputed
-  const auto input_of = [&](std::int64_t n, const at::Tensor& x) {
-    at::Tensor input = x.detach();
-    // The lowest layer's own input needs no gradient unless the embedding is trained.
-    input.set_requires_grad(n > first_trained || trains_embedding);
-    return input;
+  const auto first_kept = std::max(first_trained, num_layers - std::min(options.kept_layers, num_layers));
+  const auto enter = [&](std::int64_t n, std::int64_t next) {
+    if (options.pager != nullptr) options.pager->enter(n, std::clamp<std::int64_t>(next, 0, num_layers - 1));
   };
 
-  at::Tensor x;
-  {
+  for (MicroBatch& batch : batches) {
     at::NoGradGuard no_grad;
-    x = transformer.embed(tokens);
+    batch.x = transformer.embed(batch.tokens);
   }
   for (std::int64_t n = 0; n < num_layers; ++n) {
     const auto i = static_cast<std::size_t>(n);
-    const bool keeps_graph = n >= first_trained && !options.recompute;
-    if (n >= first_trained) inputs[i] = input_of(n, x);
-    at::AutoGradMode mode(keeps_graph);
-    at::Tensor output = transformer.run_layer(n, n >= first_trained ? inputs[i] : x, pass);
-    x = output.detach();
-    if (keeps_graph) outputs[i] = std::move(output);
+    enter(n, n + 1);
+    for (MicroBatch& batch : batches) {
+      at::Tensor input = batch.x.detach();
+      if (n >= first_trained) {
+        // The lowest layer's own input needs no gradient unless the embedding is trained.
+        input.set_requires_grad(n > first_trained || trains_embedding);
+        batch.inputs[i] = input;
+      }
+      at::AutoGradMode mode(n >= first_kept);
+      at::Tensor output = transformer.run_layer(n, input, batch.pass(false, options.experts_on_grid));
+      batch.x = output.detach();
+      if (n >= first_kept) batch.outputs[i] = std::move(output);
+    }
   }
 
-  HeadLoss head = head_loss(transformer, x, targets);
-  x.reset();
-  sum.loss = head.loss_sum;
+  for (MicroBatch& batch : batches) {
+    HeadLoss head = head_loss(transformer, batch.x, batch.targets);
+    batch.x.reset();
+    batch.grad = std::move(head.grad_hidden);
+    sum.loss += head.loss_sum;
+  }
 
-  const Pass again{shared.layout, shared.rope, options.dropout_seed, true, options.experts_on_grid};
-  at::Tensor grad = std::move(head.grad_hidden);
   for (std::int64_t n = num_layers - 1; n >= first_trained; --n) {
     const auto i = static_cast<std::size_t>(n);
-    at::Tensor output = std::move(outputs[i]);
-    if (options.recompute) {
-      at::AutoGradMode mode(true);
-      output = transformer.run_layer(n, inputs[i], again);
+    enter(n, n > first_trained ? n - 1 : n);
+    for (MicroBatch& batch : batches) {
+      at::Tensor output = std::move(batch.outputs[i]);
+      if (n < first_kept) {
+        at::AutoGradMode mode(true);
+        output = transformer.run_layer(n, batch.inputs[i], batch.pass(true, options.experts_on_grid));
+      }
+      torch::autograd::backward({output}, {batch.grad});
+      output.reset();
+      batch.grad = batch.inputs[i].grad();
+      batch.inputs[i].reset();
     }
-    torch::autograd::backward({output}, {grad});
-    output.reset();
-    grad = inputs[i].grad();
-    inputs[i].reset();
   }
-  if (trains_embedding) {
+  for (const MicroBatch& batch : batches) {
+    if (!trains_embedding) break;
     at::AutoGradMode mode(true);
-    torch::autograd::backward({transformer.embed(tokens)}, {grad});
+    torch::autograd::backward({transformer.embed(batch.tokens)}, {batch.grad});
   }
   return sum;
 }

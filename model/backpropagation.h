@@ -1,14 +1,16 @@
-// Forward and backward through the whole network, one layer at a time: a layer's graph exists only while that layer is
-// worked on, so the memory of activations is one layer's, and of the others only their inputs are kept ([T, H] each).
-// With recomputation a layer runs again in the backward pass; without, its graph is kept from the forward pass. Both
-// give the same bits.
+// Forward and backward through the whole network, one layer at a time: of each layer its input is kept ([T, H]), and of
+// as many layers as memory allows all that their backward needs; the others run again in the backward pass. Both give
+// the same bits. Several micro-batches may go through each layer before the next one is looked at: the weights of a
+// model that is larger than memory are then read once a direction and not once a micro-batch.
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <span>
 
 #include <ATen/core/Tensor.h>
 
+#include "model/layer_pager.h"
 #include "model/transformer.h"
 
 namespace ossature {
@@ -18,12 +20,15 @@ struct TokenRows {
   std::span<const std::int32_t> tokens;
   std::span<const float> loss_weights;  // weight of each token as a target
   std::span<const std::int64_t> sample_offsets;
+  std::uint64_t dropout_seed = 0;  // 0: no dropout
 };
 
+inline constexpr std::int64_t kAllLayers = std::numeric_limits<std::int64_t>::max();
+
 struct BackpropagationOptions {
-  bool recompute = true;
-  std::uint64_t dropout_seed = 0;  // 0: no dropout
-  bool experts_on_grid = false;    // see ExpertsOptions
+  std::int64_t kept_layers = 0;  // of the layers that train, the last ones, which do not run again
+  bool experts_on_grid = false;  // see ExpertsOptions
+  LayerPager* pager = nullptr;   // of the transformer's checkpoint, if it is to be read as it is used
 };
 
 struct LossSum {
@@ -34,6 +39,9 @@ struct LossSum {
 
 /// Adds the gradient of the loss *sum* (not mean) to every parameter that requires one; dividing by the sum of weights
 /// of all micro-batches of a step is the caller's, so accumulation and packing never change the result.
+/// Micro-batches that go through the layers together give the bits that they give one after another.
+LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows> micro_batches,
+                      const BackpropagationOptions& options);
 LossSum backpropagate(const Transformer& transformer, const TokenRows& rows, const BackpropagationOptions& options);
 
 /// The last layer's output, [T, H]. Without gradients.

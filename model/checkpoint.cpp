@@ -1,8 +1,5 @@
 #include "model/checkpoint.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <numeric>
 #include <optional>
@@ -168,25 +165,6 @@ struct Checkpoint::Contents {
       }
     }
   }
-
-  /// Calls advise(first byte, bytes) for each stored tensor of layer n.
-  void advise_layer(std::int64_t n, int advice) const {
-    const std::string prefix = (layout == Layout::kOpenAi ? "block." : "model.layers.") + std::to_string(n) + ".";
-    static const auto kPage = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-    for (auto it = stored.lower_bound(prefix); it != stored.end() && it->first.starts_with(prefix); ++it) {
-      const auto bytes = it->second.file->bytes(*it->second.info);
-      auto first = reinterpret_cast<std::uintptr_t>(bytes.data());
-      auto last = first + bytes.size();
-      if (advice == MADV_DONTNEED) {
-        // Only pages that are wholly ours: a neighbour may be in use.
-        first = (first + kPage - 1) / kPage * kPage;
-        last = last / kPage * kPage;
-      } else {
-        first = first / kPage * kPage;
-      }
-      if (first < last) madvise(reinterpret_cast<void*>(first), last - first, advice);
-    }
-  }
 };
 
 Checkpoint::Checkpoint(const fs::path& dir) {
@@ -265,11 +243,15 @@ void Checkpoint::check_scales() const {
   }
 }
 
-void Checkpoint::prefetch_layer(std::int64_t n) const {
-  contents_->advise_layer(n, MADV_WILLNEED);
-}
-void Checkpoint::release_layer(std::int64_t n) const {
-  contents_->advise_layer(n, MADV_DONTNEED);
+std::vector<std::span<const std::byte>> Checkpoint::layer_bytes(std::int64_t n) const {
+  const std::string prefix =
+      (contents_->layout == Layout::kOpenAi ? "block." : "model.layers.") + std::to_string(n) + ".";
+  const auto& stored = contents_->stored;
+  std::vector<std::span<const std::byte>> all;
+  for (auto it = stored.lower_bound(prefix); it != stored.end() && it->first.starts_with(prefix); ++it) {
+    all.push_back(it->second.file->bytes(*it->second.info));
+  }
+  return all;
 }
 
 std::vector<TensorShape> tensor_shapes(const ModelConfig& config) {

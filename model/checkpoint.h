@@ -4,10 +4,12 @@
 // / 32.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -68,10 +70,8 @@ class Checkpoint {
   /// Every file of the checkpoint, in the order in which they were opened.
   [[nodiscard]] const std::vector<std::shared_ptr<const SafetensorsFile>>& files() const;
 
-  /// Asks the kernel to read layer `n` ahead of its use.
-  void prefetch_layer(std::int64_t n) const;
-  /// Tells the kernel that the pages of layer `n` may go; they are read again when needed.
-  void release_layer(std::int64_t n) const;
+  /// Where the tensors of layer `n` lie in the mappings.
+  [[nodiscard]] std::vector<std::span<const std::byte>> layer_bytes(std::int64_t n) const;
 
  private:
   struct Contents;

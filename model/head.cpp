@@ -12,12 +12,15 @@ namespace {
 /// Logits held at once: enough rows for products at full speed, small beside the model.
 constexpr std::int64_t kChunkBytes = 256 << 20;
 
-/// Rows of a chunk of `count` rows in all, in logits of `dtype`; chunks are about equal.
-std::int64_t chunk_rows(const Transformer& transformer, std::int64_t count, at::ScalarType dtype) {
-  const auto row_bytes = transformer.lm_head.size(0) * static_cast<std::int64_t>(c10::elementSize(dtype));
+/// Rows of a chunk of `count` rows in all, `row_bytes` of logits each; chunks are about equal.
+std::int64_t chunk_rows(std::int64_t row_bytes, std::int64_t count) {
   const auto most = std::max<std::int64_t>(1, kChunkBytes / row_bytes);
   const auto chunks = std::max<std::int64_t>(1, (count + most - 1) / most);
   return std::max<std::int64_t>(1, (count + chunks - 1) / chunks);
+}
+
+std::int64_t row_bytes_of(const Transformer& transformer, at::ScalarType dtype) {
+  return transformer.lm_head.size(0) * static_cast<std::int64_t>(c10::elementSize(dtype));
 }
 
 }  // namespace
@@ -43,6 +46,13 @@ Targets targets_of(std::span<const std::int32_t> tokens, std::span<const float> 
   return result;
 }
 
+std::int64_t head_bytes(const ModelConfig& config, std::int64_t count, bool bfloat16) {
+  const std::int64_t element = bfloat16 ? 2 : 4;
+  const auto row_bytes = config.vocab_size * element;
+  // Float32: the rows chosen, two steps of their norm, and three gradients.
+  return chunk_rows(row_bytes, count) * row_bytes + count * config.hidden_size * (6 * 4 + 2 * element);
+}
+
 HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, const Targets& targets) {
   HeadLoss result;
   const auto device = hidden.device();
@@ -57,7 +67,7 @@ HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, con
   const at::Tensor head = transformer.lm_head.to(transformer.dtype());
   const bool trains_head = transformer.lm_head.requires_grad();
   at::Tensor grad_normed = at::empty_like(normed);
-  const auto chunk = chunk_rows(transformer, rows.size(0), transformer.dtype());
+  const auto chunk = chunk_rows(row_bytes_of(transformer, transformer.dtype()), rows.size(0));
   const at::Tensor logits = at::empty({std::min(chunk, rows.size(0)), head.size(0)}, normed.options());
   for (std::int64_t first = 0; first < rows.size(0); first += chunk) {
     const auto count = std::min(chunk, rows.size(0) - first);
@@ -89,7 +99,7 @@ at::Tensor head_log_probs(const Transformer& transformer, const at::Tensor& hidd
   const auto device = hidden.device();
   const at::Tensor rows = targets.rows.to(device);
   at::Tensor result = at::empty({rows.size(0)}, at::kFloat);
-  const auto chunk = chunk_rows(transformer, rows.size(0), at::kFloat);
+  const auto chunk = chunk_rows(row_bytes_of(transformer, at::kFloat), rows.size(0));
   for (std::int64_t first = 0; first < rows.size(0); first += chunk) {
     const auto count = std::min(chunk, rows.size(0) - first);
     const at::Tensor logits = head_logits(transformer, hidden.index_select(0, rows.narrow(0, first, count)));

@@ -25,6 +25,9 @@ struct Targets {
 [[nodiscard]] Targets targets_of(std::span<const std::int32_t> tokens, std::span<const float> loss_weights,
                                  std::span<const std::int64_t> sample_offsets);
 
+/// The most that head_loss holds at once beside hidden, for `count` positions.
+[[nodiscard]] std::int64_t head_bytes(const ModelConfig& config, std::int64_t count, bool bfloat16);
+
 struct HeadLoss {
   double loss_sum = 0.0;   // sum of weight * -log p(target)
   at::Tensor grad_hidden;  // [T, H] gradient of loss_sum wrt the last layer's output, in its dtype

@@ -9,7 +9,7 @@
 namespace ossature {
 
 TokenRows rows_of(const Batch& batch) {
-  return {batch.tokens, batch.loss_weights, batch.sample_offsets};
+  return {batch.tokens, batch.loss_weights, batch.sample_offsets, 0};
 }
 
 LossSum evaluate(const Transformer& transformer, const std::shared_ptr<const TokenFileReader>& file,

@@ -86,6 +86,7 @@ struct Recipe {
     double adam_epsilon = 1e-8;
     double max_grad_norm = 1.0;
     Recompute recompute = Recompute::kAuto;
+    std::optional<double> memory_limit;  // GiB that may be resident, mapped weights counted; null: what is free
     std::int64_t mxfp4_finish_steps =
         0;  // full mode: the last steps see the experts rounded to MXFP4, straight through
     std::int64_t seed = 0;

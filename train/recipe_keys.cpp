@@ -136,8 +136,11 @@ std::vector<RecipeKey> make_keys() {
           "train.max_grad_norm", "Gradients are scaled down to this norm",
           [](auto& r) -> auto& { return r.train.max_grad_norm; }, above(0)),
       key(
-          "train.recompute", "Recompute layers in the backward pass: less memory, a third more time",
+          "train.recompute", "Compute layers again in the backward pass: auto as few as memory allows",
           [](auto& r) -> auto& { return r.train.recompute; }),
+      key(
+          "train.memory_limit", "GiB that may be resident, weights counted; null takes what is free",
+          [](auto& r) -> auto& { return r.train.memory_limit; }, above(0)),
       key(
           "train.mxfp4_finish_steps", "Full mode: last steps trained with experts rounded to MXFP4",
           [](auto& r) -> auto& { return r.train.mxfp4_finish_steps; }, at_least(0)),

@@ -18,6 +18,7 @@
 #include "train/evaluate.h"
 #include "train/interrupt.h"
 #include "train/lr_schedule.h"
+#include "train/memory_plan.h"
 #include "train/memory_use.h"
 #include "train/metrics.h"
 #include "train/optimizer.h"
@@ -34,16 +35,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-/// Without recomputation the graphs of all layers are held: the activations that a layer's backward needs, by tensor.
-bool should_recompute(const Recipe& recipe, const ModelConfig& model) {
-  if (recipe.train.recompute != Recompute::kAuto) return recipe.train.recompute == Recompute::kOn;
-  const auto per_token = 24 * model.hidden_size + 6 * model.query_size() +
-                         model.num_experts_per_tok * (4 * model.intermediate_size + 3 * model.hidden_size);
-  const auto tokens = recipe.data.sequence_length * recipe.train.micro_batch_size;
-  constexpr std::int64_t kAffordableBytes = 2'000'000'000;
-  return 4 * per_token * tokens * model.num_hidden_layers > kAffordableBytes;
 }
 
 /// A seed for the dropout masks of one micro-batch; never 0, which means none.
@@ -78,7 +69,9 @@ class Run {
         loader_(files_.training, loader_options(recipe)),
         schedule_{recipe.train.lr_scheduler, recipe.train.learning_rate, recipe.train.warmup_steps,
                   recipe.train.min_lr_ratio},
-        recomputes_(should_recompute(recipe, model_.checkpoint().config())) {
+        plan_(plan_memory(recipe, memory_needs(recipe, model_.checkpoint(), model_.parameters().numel()),
+                          memory_limit(recipe))) {
+    if (plan_.pages) pager_.emplace(model_.checkpoint());
     const auto accumulation = recipe.train.gradient_accumulation_steps;
     total_micro_batches_ = loader_.batches_in(recipe.train.epochs);
     total_steps_ = (total_micro_batches_ + accumulation - 1) / accumulation;
@@ -124,18 +117,25 @@ class Run {
     const auto num_micro_batches = std::min(accumulation, total_micro_batches_ - position_.step * accumulation);
     StepMetrics metrics;
     LossSum sum;
-    for (std::int64_t i = 0; i < num_micro_batches; ++i) {
-      const Batch batch = loader_.next();
-      BackpropagationOptions options;
-      options.recompute = recomputes_;
-      options.experts_on_grid = on_grid(position_.step);
-      if (recipe_.train.mode == TrainMode::kLora && recipe_.lora.lora_dropout > 0.0) {
-        options.dropout_seed = dropout_seed(recipe_.train.seed, position_.step, i);
+    BackpropagationOptions options;
+    options.kept_layers = plan_.kept_layers;
+    options.experts_on_grid = on_grid(position_.step);
+    options.pager = pager_ ? &*pager_ : nullptr;
+    const bool drops = recipe_.train.mode == TrainMode::kLora && recipe_.lora.lora_dropout > 0.0;
+    for (std::int64_t done = 0; done < num_micro_batches; done += plan_.micro_batches_together) {
+      const auto together = std::min(plan_.micro_batches_together, num_micro_batches - done);
+      std::vector<Batch> batches;
+      for (std::int64_t i = 0; i < together; ++i) batches.push_back(loader_.next());
+      std::vector<TokenRows> rows;
+      for (const Batch& batch : batches) {
+        const auto i = done + static_cast<std::int64_t>(rows.size());
+        rows.push_back(rows_of(batch));
+        if (drops) rows.back().dropout_seed = dropout_seed(recipe_.train.seed, position_.step, i);
+        metrics.tokens += static_cast<std::int64_t>(batch.tokens.size());
       }
-      const LossSum part = backpropagate(model_.transformer(), rows_of(batch), options);
+      const LossSum part = backpropagate(model_.transformer(), rows, options);
       sum.loss += part.loss;
       sum.weight += part.weight;
-      metrics.tokens += static_cast<std::int64_t>(batch.tokens.size());
       metrics.learned_tokens += part.num_learned;
     }
     if (sum.weight == 0.0) {
@@ -235,8 +235,8 @@ class Run {
     std::cerr << "an epoch: " << epoch.samples << " samples, " << epoch.tokens << " tokens, "
               << loader_.batches_in_epoch() << " micro-batches, rows filled to " << std::fixed << std::setprecision(1)
               << 100 * loader_.packing_efficiency() << std::defaultfloat << " %\n"
-              << total_steps_ << " steps, recomputation " << (recomputes_ ? "on" : "off") << ", "
-              << at::get_num_threads() << " threads";
+              << "memory: " << plan_.describe() << "\n"
+              << total_steps_ << " steps, " << at::get_num_threads() << " threads";
     if (position_.step > 0) std::cerr << ", going on after step " << position_.step;
     std::cerr << std::endl;
   }
@@ -260,7 +260,8 @@ class Run {
   RunFiles files_;
   Loader loader_;
   LrSchedule schedule_;
-  bool recomputes_;
+  MemoryPlan plan_;
+  std::optional<LayerPager> pager_;
   std::int64_t total_micro_batches_ = 0;
   std::int64_t total_steps_ = 0;
   RunPosition position_;

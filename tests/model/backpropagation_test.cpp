@@ -26,7 +26,7 @@ struct Batch {
     for (std::int32_t t = 0; t < offsets.back(); ++t) tokens.push_back((t * t * 7 + t * 29 + 3) % 128);
     weights.assign(tokens.size(), 1.0f);
   }
-  [[nodiscard]] TokenRows rows() const { return {tokens, weights, offsets}; }
+  [[nodiscard]] TokenRows rows() const { return {tokens, weights, offsets, 0}; }
 };
 
 /// The small golden with an adapter on everything in some layers; in others the pairs are there but B is zero, or there
@@ -98,7 +98,7 @@ TEST(Backpropagation, ShortSamplesBetweenOthersDoNotMatter) {
   std::copy_n(plain.tokens.begin() + 10, 11, mixed.tokens.begin() + 12);
   for (const bool recompute : {true, false}) {
     BackpropagationOptions options;
-    options.recompute = recompute;
+    options.kept_layers = recompute ? 0 : kAllLayers;
     const Adapted a({0, 1, 2}, {0, 1, 2}), b({0, 1, 2}, {0, 1, 2});
     const LossSum expected = backpropagate(a.transformer, plain.rows(), options);
     const LossSum found = backpropagate(b.transformer, mixed.rows(), options);
@@ -117,7 +117,7 @@ TEST_P(SomeLayers, HaveTheGradientsThatTheyHaveAmongAll) {
   const Batch batch({0, 13, 24});
   for (const bool recompute : {true, false}) {
     BackpropagationOptions options;
-    options.recompute = recompute;
+    options.kept_layers = recompute ? 0 : kAllLayers;
     const Adapted some(GetParam(), GetParam()), all({0, 1, 2}, GetParam());
     const LossSum found = backpropagate(some.transformer, batch.rows(), options);
     EXPECT_EQ(found.loss, backpropagate(all.transformer, batch.rows(), options).loss);
@@ -137,16 +137,40 @@ INSTANTIATE_TEST_SUITE_P(Layers, SomeLayers,
 
 TEST(Backpropagation, RecomputationChangesNoBitWithDropoutInSomeLayers) {
   const Batch batch({0, 1, 13, 24});
-  BackpropagationOptions on, off;
-  on.dropout_seed = off.dropout_seed = 11;
-  off.recompute = false;
+  BackpropagationOptions off;
+  off.kept_layers = kAllLayers;
+  TokenRows rows = batch.rows();
+  rows.dropout_seed = 11;
   const Adapted a({1}, {1}, 0.4), b({1}, {1}, 0.4);
-  EXPECT_EQ(backpropagate(a.transformer, batch.rows(), on).loss, backpropagate(b.transformer, batch.rows(), off).loss);
+  EXPECT_EQ(backpropagate(a.transformer, rows, {}).loss, backpropagate(b.transformer, rows, off).loss);
   EXPECT_TRUE(at::equal(a.lora.parameters().gradients(), b.lora.parameters().gradients()));
   const Adapted c({1}, {1}, 0.4);
-  on.dropout_seed = 12;
-  EXPECT_NE(backpropagate(c.transformer, batch.rows(), on).loss, evaluate(c.transformer, batch.rows()).loss);
+  rows.dropout_seed = 12;
+  EXPECT_NE(backpropagate(c.transformer, rows, {}).loss, evaluate(c.transformer, batch.rows()).loss);
   EXPECT_FALSE(at::equal(a.lora.parameters().gradients(), c.lora.parameters().gradients()));
+}
+
+/// Some layers kept and others not, and micro-batches together or one after another, paged or not.
+TEST(Backpropagation, NeitherKeptLayersNorPagingNorTogethernessChangeABit) {
+  Batch first({0, 13, 24}), nothing({0, 5}), second({0, 30});
+  nothing.weights.assign(5, 0.0f);
+  std::vector<TokenRows> rows{first.rows(), nothing.rows(), second.rows()};
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i].dropout_seed = 20 + i;
+  const Adapted expected({1, 2}, {1, 2}, 0.4);
+  double loss = 0.0;
+  for (const TokenRows& one : rows) loss += backpropagate(expected.transformer, one, {}).loss;
+  LayerPager pager{Checkpoint(small("hf"))};
+  for (const std::int64_t kept : {0, 1, 2, 3}) {
+    const Adapted found({1, 2}, {1, 2}, 0.4);
+    BackpropagationOptions options;
+    options.kept_layers = kept;
+    options.pager = kept % 2 == 0 ? &pager : nullptr;
+    const LossSum sum = backpropagate(found.transformer, rows, options);
+    EXPECT_EQ(sum.loss, loss) << kept;
+    EXPECT_EQ(sum.num_learned, 22 + 29);
+    EXPECT_EQ(sum.weight, 22 + 29);
+    EXPECT_TRUE(at::equal(found.lora.parameters().gradients(), expected.lora.parameters().gradients())) << kept;
+  }
 }
 
 TEST(Backpropagation, WithoutAnyAdapterTheLossIsStillRight) {
@@ -154,7 +178,7 @@ TEST(Backpropagation, WithoutAnyAdapterTheLossIsStillRight) {
   const Transformer transformer(Checkpoint(small("hf")), at::kFloat);
   for (const bool recompute : {true, false}) {
     BackpropagationOptions options;
-    options.recompute = recompute;
+    options.kept_layers = recompute ? 0 : kAllLayers;
     const LossSum found = backpropagate(transformer, batch.rows(), options);
     const at::Tensor all = log_probs(transformer, batch.rows());
     EXPECT_NEAR(found.loss, -all.nansum().item<double>(), 1e-4);

@@ -73,7 +73,7 @@ TEST(FullParameters, GradientOfEveryWeightIsTheReferences) {
     const at::Tensor expected = ReferenceModel(model.checkpoint.config(), weights).loss(batch.rows());
     torch::autograd::backward({expected}, {});
     BackpropagationOptions options;
-    options.recompute = recompute;
+    options.kept_layers = recompute ? 0 : kAllLayers;
     const LossSum found = backpropagate(model.transformer, batch.rows(), options);
     EXPECT_NEAR(found.loss, expected.item<double>(), 1e-5 * found.loss);
     expect_gradients(model, weights);
@@ -107,7 +107,7 @@ TEST(FullParameters, RecomputationChangesNoBit) {
     BackpropagationOptions options;
     options.experts_on_grid = on_grid;
     const LossSum a = backpropagate(with.transformer, batch.rows(), options);
-    options.recompute = false;
+    options.kept_layers = kAllLayers;
     const LossSum b = backpropagate(without.transformer, batch.rows(), options);
     EXPECT_EQ(a.loss, b.loss);
     EXPECT_TRUE(at::equal(with.parameters->gradients(), without.parameters->gradients()));

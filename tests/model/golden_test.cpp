@@ -102,7 +102,7 @@ TEST_P(GoldenTest, EveryAdapterGradient) {
 TEST_P(GoldenTest, RecomputationChangesNoBit) {
   LoadedModel with = load("hf", "adapter"), without = load("hf", "adapter");
   BackpropagationOptions off;
-  off.recompute = false;
+  off.kept_layers = kAllLayers;
   const LossSum a = backpropagate(with.transformer, golden_.rows(), {});
   const LossSum b = backpropagate(without.transformer, golden_.rows(), off);
   EXPECT_EQ(a.loss, b.loss);
@@ -117,11 +117,12 @@ TEST_P(GoldenTest, RecomputationChangesNoBitWithDropout) {
       low_rank(model->transformer.layers()[static_cast<std::size_t>(target.layer)], target.slot).dropout = 0.3;
     }
   }
-  BackpropagationOptions on, off;
-  on.dropout_seed = off.dropout_seed = 7;
-  off.recompute = false;
-  const LossSum a = backpropagate(with.transformer, golden_.rows(), on);
-  const LossSum b = backpropagate(without.transformer, golden_.rows(), off);
+  BackpropagationOptions off;
+  off.kept_layers = kAllLayers;
+  TokenRows rows = golden_.rows();
+  rows.dropout_seed = 7;
+  const LossSum a = backpropagate(with.transformer, rows, {});
+  const LossSum b = backpropagate(without.transformer, rows, off);
   EXPECT_EQ(a.loss, b.loss);
   EXPECT_TRUE(at::equal(with.adapter->parameters().gradients(), without.adapter->parameters().gradients()));
   EXPECT_NE(a.loss, backpropagate(plain.transformer, golden_.rows(), {}).loss);

@@ -1,0 +1,89 @@
+// How a run is fitted into memory: which layers are computed again, when weights are read as they are used.
+#include "train/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+namespace ossature {
+namespace {
+
+/// Round numbers: 4 layers, weights of 4,000 and 1,000 for each, inputs of 10, kept 100.
+MemoryNeeds needs() {
+  MemoryNeeds needs;
+  needs.program = 50;
+  needs.weights = 4'000;
+  needs.layer_weights = 1'000;
+  needs.trained = 200;
+  needs.input = 10;
+  needs.kept = 100;
+  needs.working = 150;
+  needs.num_layers = 4;
+  return needs;
+}
+
+constexpr std::int64_t kHeld = 50 + 200 + 150 + 4 * 10;  // with every layer computed again
+
+Recipe recipe(Recompute recompute, std::int64_t accumulation = 8) {
+  Recipe recipe;
+  recipe.train.recompute = recompute;
+  recipe.train.gradient_accumulation_steps = accumulation;
+  return recipe;
+}
+
+TEST(MemoryPlan, AutoKeepsAsManyLayersAsFit) {
+  for (const auto& [limit, kept] : {std::pair<std::int64_t, std::int64_t>{4'000 + kHeld, 0},
+                                    {4'000 + kHeld + 99, 0},
+                                    {4'000 + kHeld + 100, 1},
+                                    {4'000 + kHeld + 399, 3},
+                                    {4'000 + kHeld + 400, 4},
+                                    {1'000'000, 4}}) {
+    const MemoryPlan plan = plan_memory(recipe(Recompute::kAuto), needs(), limit);
+    EXPECT_EQ(plan.kept_layers, kept) << limit;
+    EXPECT_FALSE(plan.pages);
+    EXPECT_EQ(plan.micro_batches_together, 1);
+    EXPECT_EQ(plan.resident(), 4'000 + kHeld + kept * 100);
+    EXPECT_LE(plan.resident(), limit);
+  }
+}
+
+TEST(MemoryPlan, WhatTheRecipeSaysHolds) {
+  EXPECT_EQ(plan_memory(recipe(Recompute::kOn), needs(), 1'000'000).kept_layers, 0);
+  const MemoryPlan off = plan_memory(recipe(Recompute::kOff), needs(), 4'000 + kHeld);
+  EXPECT_EQ(off.kept_layers, 4);
+  EXPECT_TRUE(off.pages);  // weights give way
+}
+
+TEST(MemoryPlan, WeightsThatDoNotFitAreReadOnceForManyMicroBatches) {
+  const std::int64_t one = kHeld + 2 * 1'000;
+  for (const auto& [limit, together] : {std::pair<std::int64_t, std::int64_t>{1, 1},
+                                        {one, 1},
+                                        {one + 39, 1},
+                                        {one + 40, 2},
+                                        {one + 120, 4},
+                                        {4'000 + kHeld - 1, 5}}) {
+    const MemoryPlan plan = plan_memory(recipe(Recompute::kAuto, 5), needs(), limit);
+    EXPECT_TRUE(plan.pages);
+    EXPECT_EQ(plan.kept_layers, 0);
+    EXPECT_EQ(plan.micro_batches_together, together) << limit;
+    EXPECT_EQ(plan.resident(), one + (together - 1) * 40);
+  }
+}
+
+TEST(MemoryPlan, LimitIsTheRecipesInGibibytesOrWhatIsFree) {
+  Recipe with = recipe(Recompute::kAuto);
+  with.train.memory_limit = 1.5;
+  EXPECT_EQ(memory_limit(with), 3 * (std::int64_t{1} << 29));
+  const std::int64_t free = memory_limit(recipe(Recompute::kAuto));
+  EXPECT_GT(free, std::int64_t{1} << 28);
+  EXPECT_LT(free, std::int64_t{1} << 50);
+}
+
+TEST(MemoryPlan, SaysWhatItDoes) {
+  EXPECT_EQ(plan_memory(recipe(Recompute::kAuto), needs(), 4'700).describe(),
+            "0.0 GB of 0.0 GB: weights 0.0 GB, trained 0.0 GB, activations 0.0 GB; 2 of 4 layers are computed again in "
+            "the backward pass");
+  const std::string paged = plan_memory(recipe(Recompute::kAuto, 2), needs(), 4'000).describe();
+  EXPECT_NE(paged.find("read as they are used, once for 2 micro-batches"), std::string::npos) << paged;
+}
+
+}  // namespace
+}  // namespace ossature

@@ -1,0 +1,142 @@
+#include "train/memory_plan.h"
+
+#include <algorithm>
+#include <fstream>
+#include <iomanip>
+#include <limits>
+#include <sstream>
+
+#include "model/head.h"
+
+namespace ossature {
+namespace {
+
+/// LibTorch's and our own code and data, its pools of memory, the loader: measured on the embedded model.
+constexpr std::int64_t kProgramBytes = 450'000'000;
+/// Layers of which pages are held while weights are read as they are used: the present one and the next.
+constexpr std::int64_t kPagedLayers = 2;
+
+/// What one token costs in a layer. Counted tensor by tensor as the layer's functions save them.
+struct TokenBytes {
+  std::int64_t input, kept, working;
+};
+
+TokenBytes token_bytes(const Recipe& recipe, const ModelConfig& model) {
+  const std::int64_t element = recipe.dtype == ComputeDtype::kBFloat16 ? 2 : 4;
+  const auto hidden = model.hidden_size, inner = model.intermediate_size, per_token = model.num_experts_per_tok;
+  const auto query = model.query_size(), key_value = model.key_value_size();
+  TokenBytes bytes{};
+  bytes.input = 4 * hidden;
+  if (recipe.train.mode == TrainMode::kFull) {
+    // Every operation saves its float32 input or output.
+    bytes.kept = 4 * (24 * hidden + 6 * query + per_token * (4 * inner + 3 * hidden));
+    bytes.working = bytes.kept;
+    return bytes;
+  }
+  const auto attention = element * (hidden + 2 * query + 2 * key_value) + 4 * model.num_attention_heads;
+  const auto experts = 4 * hidden + element * (hidden + per_token * 2 * inner);
+  const auto assignments = per_token * (48 + 2 * element * recipe.lora.r);
+  bytes.kept = attention + experts + assignments;
+  // Packed activations and gradients of all assignments, and float32 sums.
+  bytes.working = bytes.kept + element * per_token * (2 * hidden + inner) + 24 * hidden + 4 * query;
+  return bytes;
+}
+
+std::int64_t tensor_bytes(const at::Tensor& tensor) {
+  return static_cast<std::int64_t>(tensor.nbytes());
+}
+
+/// Bytes of `field` of a file of "Name: value kB" lines; no more than can be had if there is none.
+std::int64_t kilobytes(const char* path, const std::string& field) {
+  std::ifstream file(path);
+  std::string name;
+  std::int64_t value = 0;
+  while (file >> name) {
+    if (name == field && file >> value) return value * 1024;
+    file.ignore(std::numeric_limits<std::streamsize>::max(), '\n');
+  }
+  return std::numeric_limits<std::int64_t>::max();
+}
+
+std::string gigabytes(std::int64_t bytes) {
+  std::ostringstream text;
+  text << std::fixed << std::setprecision(1) << static_cast<double>(bytes) / 1e9 << " GB";
+  return text.str();
+}
+
+}  // namespace
+
+MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std::int64_t num_trained) {
+  const ModelConfig& model = checkpoint.config();
+  const auto tokens = recipe.data.sequence_length * recipe.train.micro_batch_size;
+  const TokenBytes token = token_bytes(recipe, model);
+  MemoryNeeds needs;
+  needs.program = kProgramBytes;
+  // Of the embedding only the rows of the batch's tokens are read.
+  needs.weights = checkpoint.stored_bytes() - tensor_bytes(checkpoint.tensor("model.embed_tokens.weight"));
+  for (const auto bytes : checkpoint.layer_bytes(0)) needs.layer_weights += static_cast<std::int64_t>(bytes.size());
+  // Values, gradients and two moments in float32; early stopping keeps the best values too.
+  needs.trained = num_trained * (recipe.evaluation.early_stopping_patience ? 20 : 16);
+  if (recipe.train.mode == TrainMode::kFull) needs.weights = 0;  // copied into the trained parameters
+  needs.input = tokens * token.input;
+  needs.kept = tokens * token.kept;
+  needs.working = std::max(tokens * token.working, head_bytes(model, tokens, recipe.dtype == ComputeDtype::kBFloat16));
+  needs.num_layers = model.num_hidden_layers;
+  return needs;
+}
+
+std::int64_t MemoryPlan::held() const {
+  const auto activations = needs.num_layers * needs.input + kept_layers * needs.kept;
+  return needs.program + needs.trained + needs.working + micro_batches_together * activations;
+}
+
+std::int64_t MemoryPlan::resident() const {
+  return held() + (pages ? kPagedLayers * needs.layer_weights : needs.weights);
+}
+
+std::string MemoryPlan::describe() const {
+  const auto activations =
+      micro_batches_together * (needs.num_layers * needs.input + kept_layers * needs.kept) + needs.working;
+  std::string text = gigabytes(resident()) + " of " + gigabytes(limit) + ": weights " +
+                     gigabytes(pages ? kPagedLayers * needs.layer_weights : needs.weights) +
+                     (pages ? " at a time" : "") + ", trained " + gigabytes(needs.trained) + ", activations " +
+                     gigabytes(activations);
+  const auto again = needs.num_layers - kept_layers;
+  text += again == 0 ? "; no layer is computed again"
+                     : "; " + std::to_string(again) + " of " + std::to_string(needs.num_layers) +
+                           " layers are computed again in the backward pass";
+  if (pages) {
+    text += "; " + gigabytes(needs.weights) + " of weights are read as they are used, once for " +
+            std::to_string(micro_batches_together) + (micro_batches_together == 1 ? " micro-batch" : " micro-batches");
+  }
+  return text;
+}
+
+MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int64_t limit) {
+  MemoryPlan plan;
+  plan.needs = needs;
+  plan.limit = limit;
+  plan.kept_layers = recipe.train.recompute == Recompute::kOff ? needs.num_layers : 0;
+  plan.pages = plan.resident() > limit && needs.weights > 0;
+  if (plan.pages) {
+    while (plan.micro_batches_together < recipe.train.gradient_accumulation_steps) {
+      ++plan.micro_batches_together;
+      if (plan.resident() <= limit) continue;
+      --plan.micro_batches_together;
+      break;
+    }
+  } else if (recipe.train.recompute == Recompute::kAuto && needs.kept > 0) {
+    plan.kept_layers = std::clamp<std::int64_t>((limit - plan.resident()) / needs.kept, 0, needs.num_layers);
+  }
+  return plan;
+}
+
+std::int64_t memory_limit(const Recipe& recipe) {
+  if (recipe.train.memory_limit) return static_cast<std::int64_t>(*recipe.train.memory_limit * 1073741824.0);
+  std::int64_t available = kilobytes("/proc/meminfo", "MemAvailable:");
+  std::int64_t group = 0;
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> group) available = std::min(available, group);
+  return available / 10 * 9;
+}
+
+}  // namespace ossature

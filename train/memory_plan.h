@@ -1,0 +1,51 @@
+// What a run needs in memory, and how it keeps within what it may use: layers whose activations are kept run once, the
+// others run again in the backward pass; weights that do not fit beside that are read layer by layer as they are used.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "model/checkpoint.h"
+#include "train/recipe.h"
+
+namespace ossature {
+
+/// Bytes. Sizes of a micro-batch are those of data.sequence_length * train.micro_batch_size tokens, all learned.
+struct MemoryNeeds {
+  std::int64_t program = 0;        // the program, its libraries and the loader
+  std::int64_t weights = 0;        // mapped, all that a step reads
+  std::int64_t layer_weights = 0;  // of these, one layer's
+  std::int64_t trained = 0;        // parameters, gradients and the optimizer's moments
+  std::int64_t input = 0;          // the input of one layer, kept of every layer
+  std::int64_t kept = 0;           // what a layer keeps besides, if it does not run again
+  std::int64_t working = 0;        // the most that a layer or the head needs while it is worked on
+  std::int64_t num_layers = 0;
+};
+
+/// `num_trained`: trained parameters.
+[[nodiscard]] MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std::int64_t num_trained);
+
+struct MemoryPlan {
+  MemoryNeeds needs;
+  std::int64_t limit = 0;
+  std::int64_t kept_layers = 0;             // see BackpropagationOptions
+  bool pages = false;                       // whether weights are read as they are used
+  std::int64_t micro_batches_together = 1;  // through each layer, so that its weights are read once for all
+
+  /// Held by the run itself, mapped weights not counted.
+  [[nodiscard]] std::int64_t held() const;
+  /// The most that is resident: with the weights, or with the layers that are in use of them.
+  [[nodiscard]] std::int64_t resident() const;
+  /// "17.2 GB of 18.0 GB: ..." for a person.
+  [[nodiscard]] std::string describe() const;
+};
+
+/// train.recompute auto keeps as many layers' activations as `limit` allows beside all weights. Where not even the
+/// weights fit, none are kept, and as many of a step's micro-batches go together as fit.
+[[nodiscard]] MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int64_t limit);
+
+/// What train.memory_limit says, else nine tenths of what the machine (or its control group) has free; mapped files
+/// count as free.
+[[nodiscard]] std::int64_t memory_limit(const Recipe& recipe);
+
+}  // namespace ossature
