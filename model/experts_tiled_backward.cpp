@@ -4,8 +4,6 @@
 #include "model/swiglu_math.h"
 #include "model/tiled_parts.h"
 
-#define OSSATURE_WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
-
 namespace ossature {
 namespace {
 

@@ -5,6 +5,7 @@
 
 #include "model/cross_entropy.h"
 #include "model/linear_tiled.h"
+#include "model/rms_norm.h"
 
 namespace ossature {
 namespace {
@@ -61,7 +62,7 @@ HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, con
   at::Tensor normed;
   {
     at::AutoGradMode enable(true);
-    normed = rms_norm(selected, transformer.norm, transformer.config().rms_norm_eps).to(transformer.dtype());
+    normed = rms_norm(selected, transformer.norm, transformer.config().rms_norm_eps, transformer.dtype());
   }
   at::NoGradGuard no_grad;
   const at::Tensor head = transformer.lm_head.to(transformer.dtype());
@@ -111,8 +112,7 @@ at::Tensor head_log_probs(const Transformer& transformer, const at::Tensor& hidd
 
 at::Tensor head_logits(const Transformer& transformer, const at::Tensor& hidden) {
   at::NoGradGuard no_grad;
-  const at::Tensor normed =
-      rms_norm(hidden, transformer.norm, transformer.config().rms_norm_eps).to(transformer.dtype());
+  const at::Tensor normed = rms_norm(hidden, transformer.norm, transformer.config().rms_norm_eps, transformer.dtype());
   return at::linear(normed, transformer.lm_head.to(transformer.dtype())).to(at::kFloat);
 }
 

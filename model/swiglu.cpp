@@ -55,7 +55,6 @@ OSSATURE_INLINE void backward_row(const T* u, const T* grad, T* du, std::int64_t
 }
 
 // The same row, compiled for the processor at hand.
-#define OSSATURE_WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
 template <typename T>
 OSSATURE_WIDE void forward_row_wide(const T* u, T* h, std::int64_t size, float limit) {
   forward_row(u, h, size, limit);
@@ -63,11 +62,6 @@ OSSATURE_WIDE void forward_row_wide(const T* u, T* h, std::int64_t size, float l
 template <typename T>
 OSSATURE_WIDE void backward_row_wide(const T* u, const T* grad, T* du, std::int64_t size, float limit) {
   backward_row(u, grad, du, size, limit);
-}
-bool is_wide() {
-  static const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return wide;
 }
 
 template <typename T>

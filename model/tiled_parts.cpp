@@ -2,8 +2,6 @@
 
 #include "model/vector_math.h"
 
-#define OSSATURE_WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
-
 namespace ossature::tiles {
 
 OSSATURE_WIDE void add_row(const float* from, std::int64_t size, float* to) {

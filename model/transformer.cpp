@@ -5,6 +5,8 @@
 
 #include <ATen/ATen.h>
 
+#include "model/rms_norm.h"
+
 namespace ossature {
 namespace {
 
@@ -17,12 +19,6 @@ DropoutKey key_at(const Pass& pass, std::int64_t layer, Place place) {
 }
 
 }  // namespace
-
-at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
-  const at::Tensor wide = x.to(at::kFloat);
-  const at::Tensor scaled = wide * at::rsqrt(wide.square().mean(-1, true) + eps);
-  return scaled * weight.to(at::kFloat);
-}
 
 Transformer::Transformer(const Checkpoint& checkpoint, at::ScalarType dtype, at::Device device)
     : config_(checkpoint.config()), dtype_(dtype), device_(device) {
@@ -69,7 +65,7 @@ at::Tensor Transformer::embed(const at::Tensor& tokens) const {
 Transformer::Projected Transformer::project(std::int64_t n, const at::Tensor& x, const Pass& pass) const {
   const Layer& layer = layers_[static_cast<std::size_t>(n)];
   const auto num_tokens = x.size(0);
-  const at::Tensor normed = rms_norm(x, layer.input_layernorm, config_.rms_norm_eps).to(dtype_);
+  const at::Tensor normed = rms_norm(x, layer.input_layernorm, config_.rms_norm_eps, dtype_);
   const auto heads = [&](const Linear& linear, std::int64_t count, Place place) {
     return apply(linear, normed, key_at(pass, n, place)).view({num_tokens, count, config_.head_dim});
   };
@@ -82,7 +78,7 @@ at::Tensor Transformer::finish_layer(std::int64_t n, const at::Tensor& x, const 
                                      const Pass& pass) const {
   const Layer& layer = layers_[static_cast<std::size_t>(n)];
   const at::Tensor attended = x + apply(layer.o_proj, out, key_at(pass, n, kO));
-  const at::Tensor normed = rms_norm(attended, layer.post_attention_layernorm, config_.rms_norm_eps);
+  const at::Tensor normed = rms_norm(attended, layer.post_attention_layernorm, config_.rms_norm_eps, at::kFloat);
   // The router in float32: a choice between near-tied experts should not hang on the rounding of its logits.
   const Routing routing = route(apply(layer.router, normed, key_at(pass, n, kRouter)), config_.num_experts_per_tok);
   const ExpertsOptions options{config_.swiglu_limit, key_at(pass, n, kExperts), pass.only_for_backward,

@@ -35,9 +35,6 @@ struct Pass {
   bool experts_on_grid = false;    // see ExpertsOptions
 };
 
-/// x * rsqrt(mean(x^2) + eps) * weight over the last dimension, in float32. Differentiable.
-[[nodiscard]] at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
-
 /// A key that attention heads have computed: what a decoder keeps of past tokens.
 struct KeyValue {
   at::Tensor key;    // [T, num_key_value_heads, head_dim], rotated

@@ -9,7 +9,25 @@
 
 #define OSSATURE_INLINE inline __attribute__((always_inline))
 
+/// Compiles a function for AVX-512; to be called where is_wide().
+#if defined(__x86_64__)
+#define OSSATURE_WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
+#else
+#define OSSATURE_WIDE
+#endif
+
 namespace ossature::vector_math {
+
+/// Whether the processor has what OSSATURE_WIDE assumes.
+inline bool is_wide() {
+#if defined(__x86_64__)
+  static const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return wide;
+#else
+  return false;
+#endif
+}
 
 OSSATURE_INLINE float load(float value) {
   return value;
