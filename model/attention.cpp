@@ -1,7 +1,5 @@
 #include "model/attention.h"
 
-#include <limits>
-
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -13,10 +11,14 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-constexpr float kMasked = -std::numeric_limits<float>::infinity();
+AttentionResult forward_of(const AttentionInputs& in) {
+  if (tiled_fits(in.q)) return tiled_forward(in);
+  return flash_fits(in.q) ? flash_forward(in) : blockwise_forward(in);
+}
 
-bool takes_flash(const at::Tensor& q) {
-  return q.device().is_cpu() && q.scalar_type() == at::kBFloat16;
+AttentionGradients backward_of(const AttentionInputs& in, const AttentionResult& result, const at::Tensor& grad) {
+  if (tiled_fits(in.q)) return tiled_backward(in, result, grad);
+  return flash_fits(in.q) ? flash_backward(in, result, grad) : blockwise_backward(in, result, grad);
 }
 
 class Attention : public torch::autograd::Function<Attention> {
@@ -24,7 +26,7 @@ class Attention : public torch::autograd::Function<Attention> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const at::Tensor& sinks, const SequenceLayout* layout, bool sliding, double scale) {
     const AttentionInputs in{q.contiguous(), k, v, sinks, *layout, sliding, scale};
-    const AttentionResult result = takes_flash(q) ? flash_forward(in) : blockwise_forward(in);
+    const AttentionResult result = forward_of(in);
     context->save_for_backward({in.q, k, v, sinks, result.out, result.lse});
     context->saved_data["layout"] = reinterpret_cast<std::int64_t>(layout);
     context->saved_data["sliding"] = sliding;
@@ -43,8 +45,7 @@ class Attention : public torch::autograd::Function<Attention> {
                              context->saved_data["scale"].toDouble()};
     const AttentionResult result{saved[4], saved[5]};
     const at::Tensor grad = grads[0].to(in.q.scalar_type()).contiguous();
-    const AttentionGradients found =
-        takes_flash(in.q) ? flash_backward(in, result, grad) : blockwise_backward(in, result, grad);
+    const AttentionGradients found = backward_of(in, result, grad);
     at::Tensor sinks;
     if (context->needs_input_grad(3)) {
       // A sink's share of the softmax is exp(sink - lse); it takes from every output in that proportion.
@@ -66,26 +67,10 @@ SequenceLayout::SequenceLayout(std::span<const std::int64_t> sample_offsets, std
     longest = std::max(longest, offsets_[s + 1] - offsets_[s]);
   }
   window_ = std::min(window, longest);
-  const auto num_tokens = offsets_.back();
-  // A longer block wastes work on masked pairs, a shorter one has more overlap; 128 was best for gpt-oss's window.
-  block_size_ = std::clamp<std::int64_t>(window_, 16, 128);
-  num_blocks_ = (num_tokens + block_size_ - 1) / block_size_;
-
-  positions_ = at::empty({num_tokens}, at::kLong);
+  positions_ = at::empty({num_tokens()}, at::kLong);
   auto* positions = positions_.data_ptr<std::int64_t>();
   for (std::size_t s = 0; s + 1 < offsets_.size(); ++s) {
     for (auto t = offsets_[s]; t < offsets_[s + 1]; ++t) positions[t] = t - offsets_[s];
-  }
-
-  const auto keys = padding() + block_size_;
-  window_mask_ = at::full({num_blocks_, 1, block_size_, keys}, kMasked, at::kFloat);
-  auto* mask = window_mask_.data_ptr<float>();
-  for (std::int64_t t = 0; t < num_tokens; ++t) {
-    const auto block = t / block_size_;
-    const auto first_visible = t - std::min(positions[t], window_ - 1);
-    auto* row = mask + t * keys;                          // rows of all blocks follow each other
-    const auto origin = block * block_size_ - padding();  // token of key 0 of this block
-    std::fill(row + (first_visible - origin), row + (t - origin) + 1, 0.0f);
   }
 }
 

@@ -24,21 +24,10 @@ class SequenceLayout {
   /// int64 [T]: 0 at the first token of each sample.
   [[nodiscard]] const at::Tensor& positions() const { return positions_; }
 
-  /// Queries are taken in blocks of block_size() against the keys of the same block and the `window() - 1` before it,
-  /// rounded up to padding() keys.
-  [[nodiscard]] std::int64_t block_size() const { return block_size_; }
-  [[nodiscard]] std::int64_t num_blocks() const { return num_blocks_; }
-  [[nodiscard]] std::int64_t padding() const { return window_; }
-  /// Additive mask [num_blocks, 1, block_size, padding + block_size] float32: 0 where a query may look, -inf elsewhere.
-  [[nodiscard]] const at::Tensor& window_mask() const { return window_mask_; }
-
  private:
   std::vector<std::int64_t> offsets_;
   std::int64_t window_;
-  std::int64_t block_size_;
-  std::int64_t num_blocks_;
   at::Tensor positions_;
-  at::Tensor window_mask_;
 };
 
 /// softmax over [q.k * scale of the keys a token may see, sink] without the sink's own column, times v.
@@ -46,10 +35,9 @@ class SequenceLayout {
 /// `scale` does not touch. Returns [T, Hq, D]. Differentiable in all four;
 /// `layout` must live until the backward pass has run.
 ///
-/// In bfloat16 on the CPU this is the flash kernel: a sink only adds exp(s) to the softmax's denominator, so with the
-/// kernel's output o and log-sum-exp l the result is o * sigmoid(l - s), and its backward with l' = logaddexp(l, s) is
-/// exact. In float32, whose purpose is exactness, and on other devices it is plain products, a block of queries at a
-/// time.
+/// In bfloat16 on a CPU with AVX512-BF16 this goes by tiles (attention_tiled.cpp), on others through LibTorch's flash
+/// kernel; in float32, whose purpose is exactness, and on other devices it is plain products, a block of queries at a
+/// time. Memory grows with T, time with T * window in sliding layers.
 [[nodiscard]] at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                    const at::Tensor& sinks, const SequenceLayout& layout, bool sliding, double scale);
 

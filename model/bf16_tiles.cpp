@@ -147,7 +147,12 @@ void add_transposed(const float*, std::int64_t, const float*, std::int64_t, cons
 
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda, const BFloat16* b,
               float* c, std::int64_t ldc, bool add) {
-  at::native::cpublas::brgemm(m, n, k, lda, n, ldc, add, a, b, c, /*is_vnni=*/true);
+  multiply(m, n, k, a, lda, b, n, c, ldc, add);
+}
+
+void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda, const BFloat16* b,
+              std::int64_t ldb, float* c, std::int64_t ldc, bool add) {
+  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, /*is_vnni=*/true);
 }
 
 void release() {

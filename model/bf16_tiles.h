@@ -29,12 +29,15 @@ inline constexpr std::int64_t kHalfBlock = 16;
 /// c [m, n] = a [m, k] b, or c += a b; b [k, n] in pairs order, k even. `lda` and `ldc` are row strides.
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda, const BFloat16* b,
               float* c, std::int64_t ldc, bool add);
+/// The same with the first n columns of a wider b: `ldb` pairs lie in each of its rows.
+void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda, const BFloat16* b,
+              std::int64_t ldb, float* c, std::int64_t ldc, bool add);
 
 /// Frees what `multiply` holds of the processor's state; call it when a thread has done its share of a task.
 void release();
 
 /// `count` tokens, rows[i] of `features` values (even), as the [features, width] operand in pairs order: `out` has
-/// features / 2 * width * 2 values. Places of tokens from `count` to `width` (16 or 32) are zero.
+/// features / 2 * width * 2 values. Places of tokens from `count` to `width` (a multiple of 16) are zero.
 void pack_tokens(const BFloat16* const* rows, std::int64_t count, std::int64_t features, std::int64_t width,
                  BFloat16* out);
 
