@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 
+import process
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
@@ -47,31 +49,18 @@ def encode_with_library(options):
     print(json.dumps({"seconds": seconds, "cpu_seconds": time.process_time() - cpu, "tokens": tokens, "method": method.__name__}))
 
 
-def run(command, environment=None):
-    """Standard output, seconds, seconds of all cores, peak memory in bytes."""
-    begin = time.perf_counter()
-    with tempfile.TemporaryFile() as out:
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.DEVNULL, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - begin
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode != 0:
-            raise SystemExit(f"bench: {' '.join(map(str, command))} ended with {process.returncode}")
-        out.seek(0)
-        return out.read(), seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-
-
 def prepare(options, out, threads):
     command = [options.program, "prepare", options.text, "--tokenizer", options.tokenizer, "--format", "text", "--date", "none"]
-    output, seconds, cpu, memory = run([*map(str, command), "--threads", str(threads), "--out", str(out), "--json"])
-    return {"seconds": seconds, "cpu_seconds": cpu, "memory_bytes": memory, "tokens": json.loads(output)["train"]["tokens"]}
+    ran = process.run([*command, "--threads", threads, "--out", out, "--json"])
+    tokens = json.loads(ran.output)["train"]["tokens"]
+    return {"seconds": ran.seconds, "cpu_seconds": ran.cpu_seconds, "memory_bytes": ran.peak_bytes, "tokens": tokens}
 
 
 def library(options):
     command = [sys.executable, __file__, "--tokenizer", options.tokenizer, "--text", options.text, "--library-alone"]
     environment = {**os.environ, "RAYON_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "true"}
-    output, _, _, memory = run(list(map(str, command)), environment)
-    return {**json.loads(output), "memory_bytes": memory}
+    ran = process.run(command, environment)
+    return {**json.loads(ran.output), "memory_bytes": ran.peak_bytes}
 
 
 def digest(path):
@@ -96,7 +85,7 @@ def main():
         if not options.text.exists():
             options.text.parent.mkdir(parents=True, exist_ok=True)
             subprocess.run([sys.executable, ROOT / "scripts/benchmarks/collect_text.py", "--out", options.text], check=True)
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
+    os.sched_setaffinity(0, process.first_cores(options.threads))
     megabytes = sum(len(text.encode()) for text in texts_of(options.text)) / 1e6
 
     ours, theirs = [], []

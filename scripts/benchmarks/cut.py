@@ -1,0 +1,51 @@
+"""A cut of gpt-oss's shape with random weights, its arithmetic, and rows of random tokens for it."""
+
+import json
+import random
+
+import h5py
+import numpy
+
+import process
+
+NUM_ORDINARY_TOKENS = 199_998  # ids from here on are special
+
+
+def make(program, preset, num_layers, directory):
+    process.run([program, "init", preset, "--layers", num_layers, "--out", directory])
+    return directory
+
+
+def active_parameters(model):
+    """Of the matrices that a token passes: in all layers (attention, router, its experts), in the head."""
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    hidden, intermediate = config["hidden_size"], config["intermediate_size"]
+    attention = 2 * hidden * config["head_dim"] * (config["num_attention_heads"] + config["num_key_value_heads"])
+    experts = 3 * hidden * intermediate * config["num_experts_per_tok"]
+    layer = attention + hidden * config["num_local_experts"] + experts
+    return layer * config["num_hidden_layers"], hidden * config["vocab_size"]
+
+
+def forward_gflop(model, num_tokens, num_logits):
+    """Of the matrix products with weights; the scores of attention (3 % at 1,024 tokens) and the adapter (1 %) are left out."""
+    layers, head = active_parameters(model)
+    return 2e-9 * (layers * num_tokens + head * num_logits)
+
+
+def random_tokens(number, seed=0):
+    generator = random.Random(seed)
+    return [generator.randrange(NUM_ORDINARY_TOKENS) for _ in range(number)]
+
+
+def write_token_file(path, rows, num_learned, vocab_size):
+    """Rows of equally many tokens, a sample each, of which the last num_learned tokens are learned."""
+    weights = numpy.zeros((len(rows), len(rows[0])), dtype=numpy.float32)
+    weights[:, -num_learned:] = 1
+    with h5py.File(path, "w") as file:
+        file.attrs["format"] = "ossature-tokens"
+        file.attrs["version"] = 1
+        file.attrs["vocab_size"] = vocab_size
+        file.attrs["tokenizer_sha256"] = ""
+        file["tokens"] = numpy.array(rows, dtype=numpy.int32).reshape(-1)
+        file["loss_weights"] = weights.reshape(-1)
+        file["sample_offsets"] = numpy.arange(len(rows) + 1, dtype=numpy.int64) * len(rows[0])
