@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <vector>
 
 #include <ATen/core/Tensor.h>
 
@@ -24,21 +26,22 @@ struct Mxfp4Tensor {
   [[nodiscard]] std::int64_t in_features() const { return blocks.size(2) * kMxfp4BlockSize; }
 };
 
+/// Ways to decode; all give the same bits.
+enum class Mxfp4Kernel { kPlain, kAvx2, kAvx512 };
+/// Those that this processor has, the fastest first.
+[[nodiscard]] std::vector<Mxfp4Kernel> mxfp4_kernels();
+
 /// Decodes `rows` rows of one expert, starting at row `first`, to bfloat16 bits, row-major [rows, I]. Exact. Single
-/// threaded; uses AVX-512 where the processor has it and gives the same bits without.
+/// threaded; by the fastest kernel unless another is given, which must be one of mxfp4_kernels().
 /// `blocks` uint8 [O, G, 16] and `scales` uint8 [O, G] of that expert.
 void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first, std::int64_t rows,
-                       std::int64_t num_blocks, std::uint16_t* out);
+                       std::int64_t num_blocks, std::uint16_t* out, std::optional<Mxfp4Kernel> kernel = std::nullopt);
 
 /// Decodes the same rows (an even number), columns 32 first_block .. 32 (first_block + block_count), as pairs of rows:
 /// out [rows / 2][32 block_count][2], the two values of a column beside each other. Exact, single threaded.
 void mxfp4_decode_row_pairs(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
                             std::int64_t rows, std::int64_t num_blocks, std::int64_t first_block,
                             std::int64_t block_count, std::uint16_t* out);
-
-/// mxfp4_decode_rows without vector instructions: its judge.
-void mxfp4_decode_rows_plain(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
-                             std::int64_t rows, std::int64_t num_blocks, std::uint16_t* out);
 
 /// Decodes expert `e` to [O, I] in `dtype` (bfloat16 or float32), using all threads. Both are exact. Works on any
 /// device that the blocks are on. `out`, when defined, must be contiguous [O, I] bfloat16 CPU and is reused for

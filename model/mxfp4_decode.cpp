@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -97,6 +98,43 @@ __attribute__((target("avx512f,avx512bw,avx512vl"))) void decode_blocks_avx512(c
   }
 }
 
+/// One block a step: the 32 codes in a register of bytes, looked up twice, for the lower and the upper byte of their
+/// values at scale 1; the scale is an addition to their exponents.
+__attribute__((target("avx2"))) void decode_blocks_avx2(const std::uint8_t* codes, const std::uint8_t* scales,
+                                                        std::int64_t num_blocks, std::uint16_t* out) {
+  alignas(32) std::uint8_t lower_bytes[32], upper_bytes[32];
+  for (std::uint8_t i = 0; i < 32; ++i) {
+    const std::uint16_t bits = to_bfloat16_bits(kValues[i % 16]);
+    lower_bytes[i] = static_cast<std::uint8_t>(bits & 0xff);
+    upper_bytes[i] = static_cast<std::uint8_t>(bits >> 8);
+  }
+  const __m256i lower_table = _mm256_load_si256(reinterpret_cast<const __m256i*>(lower_bytes));
+  const __m256i upper_table = _mm256_load_si256(reinterpret_cast<const __m256i*>(upper_bytes));
+  const __m128i nibble = _mm_set1_epi8(15);
+  const __m256i magnitude = _mm256_set1_epi16(0x7fff), zero = _mm256_setzero_si256();
+  for (std::int64_t block = 0; block < num_blocks; ++block) {
+    const int scale = scales[block];
+    if (scale < kFirstNormalScale) {
+      decode_block_plain(codes + block * kMxfp4BlockBytes, scale, out + block * kMxfp4BlockSize);
+      continue;
+    }
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + block * kMxfp4BlockBytes));
+    const __m128i even = _mm_and_si128(bytes, nibble), odd = _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble);
+    const __m256i all = _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd));
+    const __m256i lower = _mm256_shuffle_epi8(lower_table, all), upper = _mm256_shuffle_epi8(upper_table, all);
+    // Both work on halves of 128 bits: values 0 .. 7 and 16 .. 23, and the others.
+    const __m256i some = _mm256_unpacklo_epi8(lower, upper), others = _mm256_unpackhi_epi8(lower, upper);
+    const __m256i values[2] = {_mm256_permute2x128_si256(some, others, 0x20),
+                               _mm256_permute2x128_si256(some, others, 0x31)};
+    const __m256i shift = _mm256_set1_epi16(static_cast<short>((scale - 127) * 128));
+    for (int half = 0; half < 2; ++half) {
+      const __m256i is_zero = _mm256_cmpeq_epi16(_mm256_and_si256(values[half], magnitude), zero);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + block * kMxfp4BlockSize + half * 16),
+                          _mm256_add_epi16(values[half], _mm256_andnot_si256(is_zero, shift)));
+    }
+  }
+}
+
 /// A block of two rows a step: lanes of 32 bits take a nibble of each row, first those of the even columns, then those
 /// of the odd ones; both are looked up and scaled at once, and put in the order of columns.
 __attribute__((target("avx512f,avx512bw,avx512vl"))) void decode_pairs_avx512(
@@ -152,11 +190,14 @@ bool has_avx512() {
 #endif
 }
 
-void decode_blocks(const std::uint8_t* codes, const std::uint8_t* scales, std::int64_t num_blocks, std::uint16_t* out) {
+using DecodeBlocks = void (*)(const std::uint8_t*, const std::uint8_t*, std::int64_t, std::uint16_t*);
+
+DecodeBlocks kernel_of(Mxfp4Kernel kernel) {
 #if defined(__x86_64__)
-  if (has_avx512()) return decode_blocks_avx512(codes, scales, num_blocks, out);
+  if (kernel == Mxfp4Kernel::kAvx512) return decode_blocks_avx512;
+  if (kernel == Mxfp4Kernel::kAvx2) return decode_blocks_avx2;
 #endif
-  decode_blocks_plain(codes, scales, num_blocks, out);
+  return decode_blocks_plain;
 }
 
 void decode_pairs(const std::uint8_t* upper, const std::uint8_t* lower, const std::uint8_t* upper_scales,
@@ -178,15 +219,21 @@ at::Tensor decode_with_ops(const at::Tensor& blocks, const at::Tensor& scales, a
 
 }  // namespace
 
-void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first, std::int64_t rows,
-                       std::int64_t num_blocks, std::uint16_t* out) {
-  decode_blocks(blocks + first * num_blocks * kMxfp4BlockBytes, scales + first * num_blocks, rows * num_blocks, out);
+std::vector<Mxfp4Kernel> mxfp4_kernels() {
+  std::vector<Mxfp4Kernel> found;
+#if defined(__x86_64__)
+  if (has_avx512()) found.push_back(Mxfp4Kernel::kAvx512);
+  if (__builtin_cpu_supports("avx2")) found.push_back(Mxfp4Kernel::kAvx2);
+#endif
+  found.push_back(Mxfp4Kernel::kPlain);
+  return found;
 }
 
-void mxfp4_decode_rows_plain(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
-                             std::int64_t rows, std::int64_t num_blocks, std::uint16_t* out) {
-  decode_blocks_plain(blocks + first * num_blocks * kMxfp4BlockBytes, scales + first * num_blocks, rows * num_blocks,
-                      out);
+void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first, std::int64_t rows,
+                       std::int64_t num_blocks, std::uint16_t* out, std::optional<Mxfp4Kernel> kernel) {
+  static const Mxfp4Kernel fastest = mxfp4_kernels().front();
+  kernel_of(kernel.value_or(fastest))(blocks + first * num_blocks * kMxfp4BlockBytes, scales + first * num_blocks,
+                                      rows * num_blocks, out);
 }
 
 void mxfp4_decode_row_pairs(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,

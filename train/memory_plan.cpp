@@ -42,10 +42,6 @@ TokenBytes token_bytes(const Recipe& recipe, const ModelConfig& model) {
   return bytes;
 }
 
-std::int64_t tensor_bytes(const at::Tensor& tensor) {
-  return static_cast<std::int64_t>(tensor.nbytes());
-}
-
 /// Bytes of `field` of a file of "Name: value kB" lines; no more than can be had if there is none.
 std::int64_t kilobytes(const char* path, const std::string& field) {
   std::ifstream file(path);
@@ -72,8 +68,7 @@ MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std
   const TokenBytes token = token_bytes(recipe, model);
   MemoryNeeds needs;
   needs.program = kProgramBytes;
-  // Of the embedding only the rows of the batch's tokens are read.
-  needs.weights = checkpoint.stored_bytes() - tensor_bytes(checkpoint.tensor("model.embed_tokens.weight"));
+  needs.weights = checkpoint.stored_bytes();
   for (const auto bytes : checkpoint.layer_bytes(0)) needs.layer_weights += static_cast<std::int64_t>(bytes.size());
   // Values, gradients and two moments in float32; early stopping keeps the best values too.
   needs.trained = num_trained * (recipe.evaluation.early_stopping_patience ? 20 : 16);

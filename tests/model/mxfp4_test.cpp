@@ -69,18 +69,23 @@ TEST(Mxfp4Decode, EveryCodeAtEveryScaleIsExact) {
   }
 }
 
-TEST(Mxfp4Decode, VectorKernelGivesThePlainKernelsBits) {
+TEST(Mxfp4Decode, EveryKernelGivesTheSameBits) {
   constexpr std::int64_t kRows = 300, kGroups = 7;
   const Mxfp4Tensor weight = random_weight(1, kRows, kGroups, 0, kMxfp4MaxScale);
   const auto* blocks = weight.blocks.const_data_ptr<std::uint8_t>();
   const auto* scales = weight.scales.const_data_ptr<std::uint8_t>();
   // From the second row on, and with a guard behind: neither neighbour is touched.
   constexpr std::size_t kValues = (kRows - 2) * kGroups * kMxfp4BlockSize;
-  std::vector<std::uint16_t> fast(kValues + 1, 0xabcd), plain(kValues + 1, 0xabcd);
-  mxfp4_decode_rows(blocks, scales, 1, kRows - 2, kGroups, fast.data());
-  mxfp4_decode_rows_plain(blocks, scales, 1, kRows - 2, kGroups, plain.data());
-  EXPECT_EQ(fast, plain);
-  EXPECT_EQ(fast.back(), 0xabcd);
+  const auto decoded = [&](std::optional<Mxfp4Kernel> kernel) {
+    std::vector<std::uint16_t> out(kValues + 1, 0xabcd);
+    mxfp4_decode_rows(blocks, scales, 1, kRows - 2, kGroups, out.data(), kernel);
+    return out;
+  };
+  const auto plain = decoded(Mxfp4Kernel::kPlain);
+  EXPECT_EQ(plain.back(), 0xabcd);
+  EXPECT_EQ(mxfp4_kernels().back(), Mxfp4Kernel::kPlain);
+  EXPECT_EQ(decoded(std::nullopt), plain);
+  for (const Mxfp4Kernel kernel : mxfp4_kernels()) EXPECT_EQ(decoded(kernel), plain) << static_cast<int>(kernel);
 }
 
 TEST(Mxfp4Decode, ExpertsAreDecodedOneByOneOrTogether) {

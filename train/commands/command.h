@@ -8,6 +8,9 @@ class App;
 
 namespace ossature {
 
+/// Adds --threads to a command: processor threads of its computation. Without it all processors are used.
+void add_threads_option(CLI::App& command);
+
 void register_init(CLI::App& app);
 void register_prepare(CLI::App& app);
 void register_preview(CLI::App& app);

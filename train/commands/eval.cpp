@@ -70,6 +70,7 @@ void register_eval(CLI::App& app) {
   command->add_option("--max-tokens", options->max_tokens, "Tokens computed at once")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  add_threads_option(*command);
   command->add_flag("--json", options->json, "Print one JSON object");
   command->callback([options] { run(*options); });
 }

@@ -49,6 +49,7 @@ void register_export(CLI::App& app) {
   command->add_option("--model", options->model, "Base checkpoint directory")->required()->type_name("DIR");
   command->add_option("--adapter", options->adapter, "Adapter directory (PEFT files)")->type_name("DIR");
   command->add_option("--out", options->out, "New directory")->required()->type_name("DIR");
+  add_threads_option(*command);
   command->add_option("--format", options->format, "Layout: transformers' or OpenAI's original")
       ->check(CLI::IsMember({"hf", "openai"}))
       ->capture_default_str();

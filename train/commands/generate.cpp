@@ -187,6 +187,7 @@ void register_generate(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command->add_flag("--show-thinking", options->show_thinking, "Print the analysis channel too");
+  add_threads_option(*command);
   command->add_flag("--raw", options->raw, "Print the whole sequence in harmony's markup");
   command->add_flag("--json", options->json, "Print one JSON object a conversation");
   command->callback([options] { run(*options); });

@@ -20,6 +20,12 @@ void register_train(CLI::App& app) {
   command->add_option("RECIPE", options->recipe, "Recipe file (YAML); see ossature recipes")->required();
   command->add_option("KEY=VALUE", options->overrides, "Changes to the recipe, such as train.learning_rate=1e-4");
   command->add_flag("--resume", options->resume, "Go on from the newest checkpoint of the run folder");
+  command
+      ->add_option_function<int>(
+          "--threads", [options](int n) { options->overrides.push_back("train.threads=" + std::to_string(n)); },
+          "Processor threads, as train.threads=N")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
   command->callback([options] { train(read_recipe(options->recipe, options->overrides), options->resume); });
 }
 

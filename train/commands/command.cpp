@@ -1,0 +1,17 @@
+#include "train/commands/command.h"
+
+#include <CLI/CLI.hpp>
+
+#include <ATen/Parallel.h>
+
+namespace ossature {
+
+void add_threads_option(CLI::App& command) {
+  command
+      .add_option_function<int>(
+          "--threads", [](int threads) { at::set_num_threads(threads); }, "Processor threads; all by default")
+      ->check(CLI::Range(1, 4096))
+      ->type_name("N");
+}
+
+}  // namespace ossature
