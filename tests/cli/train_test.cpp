@@ -53,8 +53,9 @@ std::string adapter_bytes(const std::string& dir) {
 TEST(TrainCommand, RunWithOverridesThatOtherCommandsRead) {
   const TrainingRun t;
   const ProgramResult result =
-      run_program({"train", t.recipe, "lora.r=2", "train.max_steps=3", "evaluation.every_steps=2"});
+      run_program({"train", t.recipe, "lora.r=2", "train.max_steps=3", "evaluation.every_steps=2", "--threads", "1"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find("3 steps, 1 threads"), std::string::npos) << result.err;
   EXPECT_EQ(result.out, "");
   EXPECT_NE(result.err.find("\nstep 3/3  loss "), std::string::npos) << result.err;
   EXPECT_TRUE(result.err.ends_with("wrote " + t.run + "/adapter\n")) << result.err;
