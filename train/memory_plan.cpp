@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "model/head.h"
+#include "train/optimizer.h"
 
 namespace ossature {
 namespace {
@@ -70,8 +71,9 @@ MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std
   needs.program = kProgramBytes;
   needs.weights = checkpoint.stored_bytes();
   for (const auto bytes : checkpoint.layer_bytes(0)) needs.layer_weights += static_cast<std::int64_t>(bytes.size());
-  // Values, gradients and two moments in float32; early stopping keeps the best values too.
-  needs.trained = num_trained * (recipe.evaluation.early_stopping_patience ? 20 : 16);
+  const TrainedBytes trained = trained_bytes(num_trained, recipe.train.optimizer_state);
+  needs.trained =
+      trained.total() + (recipe.evaluation.early_stopping_patience ? trained.values : 0);  // the best values
   if (recipe.train.mode == TrainMode::kFull) needs.weights = 0;  // copied into the trained parameters
   needs.input = tokens * token.input;
   needs.kept = tokens * token.kept;

@@ -26,6 +26,7 @@ enum class ComputeDtype { kBFloat16, kFloat32 };
 enum class TrainMode { kLora, kFull };
 enum class LrScheduler { kConstant, kLinear, kCosine };
 enum class Recompute { kAuto, kOn, kOff };
+enum class OptimizerState { kFloat32, kBFloat16, k8Bit };
 
 /// The low-rank adapter. Names and meaning are PEFT's (LoraConfig), so adapter_config.json is a copy.
 struct LoraOptions {
@@ -84,6 +85,7 @@ struct Recipe {
     double adam_beta1 = 0.9;
     double adam_beta2 = 0.999;
     double adam_epsilon = 1e-8;
+    OptimizerState optimizer_state = OptimizerState::kFloat32;
     double max_grad_norm = 1.0;
     Recompute recompute = Recompute::kAuto;
     std::optional<double> memory_limit;  // GiB that may be resident, mapped weights counted; null: what is free

@@ -81,6 +81,11 @@ constexpr std::array<std::pair<std::string_view, LrScheduler>, 3> names_of(LrSch
 constexpr std::array<std::pair<std::string_view, Recompute>, 3> names_of(Recompute /*unused*/) {
   return {{{"auto", Recompute::kAuto}, {"on", Recompute::kOn}, {"off", Recompute::kOff}}};
 }
+constexpr std::array<std::pair<std::string_view, OptimizerState>, 3> names_of(OptimizerState /*unused*/) {
+  return {{{"float32", OptimizerState::kFloat32},
+           {"bfloat16", OptimizerState::kBFloat16},
+           {"8bit", OptimizerState::k8Bit}}};
+}
 
 /// How a value of type T is described, read and written. Enums here, other types below.
 template <class T>

@@ -133,6 +133,10 @@ std::vector<RecipeKey> make_keys() {
       key(
           "train.adam_epsilon", "AdamW's epsilon", [](auto& r) -> auto& { return r.train.adam_epsilon; }, above(0)),
       key(
+          "train.optimizer_state",
+          "How AdamW's two moments are stored: 8, 4 or 2 bytes a trained parameter; the last two on the CPU only",
+          [](auto& r) -> auto& { return r.train.optimizer_state; }),
+      key(
           "train.max_grad_norm", "Gradients are scaled down to this norm",
           [](auto& r) -> auto& { return r.train.max_grad_norm; }, above(0)),
       key(

@@ -16,14 +16,10 @@ constexpr const char* kRecipeFile = "recipe.yaml";
 
 /// Keys without which the state of a run means something else: what is trained, and which rows a step learns from.
 bool is_fixed(const RecipeKey& key) {
-  constexpr std::array<std::string_view, 8> kFixed = {"data.sequence_length",
-                                                      "data.packing",
-                                                      "data.shuffle",
-                                                      "train.mode",
-                                                      "train.micro_batch_size",
-                                                      "train.gradient_accumulation_steps",
-                                                      "train.seed",
-                                                      "dtype"};
+  constexpr std::array<std::string_view, 9> kFixed = {
+      "data.sequence_length", "data.packing",           "data.shuffle",
+      "train.mode",           "train.micro_batch_size", "train.gradient_accumulation_steps",
+      "train.seed",           "train.optimizer_state",  "dtype"};
   for (const std::string_view path : kFixed) {
     if (key.path == path) return true;
   }

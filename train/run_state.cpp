@@ -1,5 +1,6 @@
 #include "train/run_state.h"
 
+#include <algorithm>
 #include <fstream>
 #include <map>
 #include <vector>
@@ -48,6 +49,11 @@ void remove_unfinished(const fs::path& run_dir) {
   for (const fs::path& path : unfinished) fs::remove_all(path);
 }
 
+DType dtype_of(const at::Tensor& tensor) {
+  if (tensor.scalar_type() == at::kFloat) return DType::kF32;
+  return tensor.scalar_type() == at::kBFloat16 ? DType::kBF16 : DType::kU8;
+}
+
 /// Names and shapes: a state of other parameters must not be loaded.
 std::string signature(const ParameterSet& parameters) {
   std::string text;
@@ -67,11 +73,14 @@ void save_run_state(const fs::path& run_dir, const RunPosition& position, const 
   fs::create_directories(dir.parent_path());
   fs::remove_all(dir);
   StagingDirectory staging(dir);
-  std::map<std::string, at::Tensor> tensors = {
-      {"exp_avg", optimizer.exp_avg()}, {"exp_avg_sq", optimizer.exp_avg_sq()}, {"parameters", parameters.values()}};
-  if (position.best.defined()) tensors["best"] = position.best;
+  std::map<std::string, at::Tensor> by_name = optimizer.state();
+  by_name["parameters"] = parameters.values();
+  if (position.best.defined()) by_name["best"] = position.best;
+  std::vector<std::pair<std::string, at::Tensor>> tensors(by_name.begin(), by_name.end());
+  std::stable_sort(tensors.begin(), tensors.end(),
+                   [](const auto& a, const auto& b) { return a.second.element_size() > b.second.element_size(); });
   std::vector<TensorInfo> infos;
-  for (const auto& [name, tensor] : tensors) infos.push_back({name, DType::kF32, tensor.sizes().vec()});
+  for (const auto& [name, tensor] : tensors) infos.push_back({name, dtype_of(tensor), tensor.sizes().vec()});
   SafetensorsWriter writer(staging.path() / kTensorFile, infos, {{"signature", signature(parameters)}});
   for (const auto& [name, tensor] : tensors) {
     write_tensor(tensor.detach().cpu(), [&](std::span<const std::byte> bytes) { writer.write(bytes); });
@@ -120,14 +129,21 @@ std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterS
         dir.string() +
         ": is of other parameters than the recipe now asks for; resume with the recipe that began the run");
   }
-  const auto read = [&](const char* name) {
+  const TensorInfo* moment = file->find("exp_avg");
+  if (const DType expected = dtype_of(optimizer.state().at("exp_avg"));
+      moment != nullptr && moment->dtype != expected) {
+    throw CheckpointError(dir.string() + ": the moments are " + std::string(dtype_name(moment->dtype)) +
+                          ", the recipe's are " + std::string(dtype_name(expected)) +
+                          "; resume with the train.optimizer_state that began the run");
+  }
+  const auto read = [&](const std::string& name, const at::Tensor& like) {
     const TensorInfo* info = file->find(name);
-    if (info == nullptr || info->dtype != DType::kF32 || info->shape != std::vector<std::int64_t>{parameters.numel()}) {
-      fail(dir / kTensorFile, std::string(name) + " is missing or misshapen");
+    if (info == nullptr || info->dtype != dtype_of(like) || info->shape != like.sizes().vec()) {
+      fail(dir / kTensorFile, name + " is missing or misshapen");
     }
     at::Tensor tensor = wrap(file, *info);
     if (!tensor.isfinite().all().item<bool>()) {
-      fail(dir / kTensorFile, std::string(name) + " holds a value that is not finite");
+      fail(dir / kTensorFile, name + " holds a value that is not finite");
     }
     return tensor;
   };
@@ -154,13 +170,14 @@ std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterS
   } catch (const nlohmann::json::exception&) {  // a key is missing or of another type
   }
   if (!is_whole) fail(dir / kPositionFile, "is missing or damaged");
-  const at::Tensor saved = read("parameters"), exp_avg = read("exp_avg"), exp_avg_sq = read("exp_avg_sq");
-  at::NoGradGuard no_grad;
-  if (file->find("best") != nullptr)
-    position.best = read("best").to(parameters.values().device(), at::kFloat, false, true);
   at::Tensor values = parameters.values();
+  const at::Tensor saved = read("parameters", values);
+  AdamW::State moments;
+  for (const auto& [name, tensor] : optimizer.state()) moments[name] = read(name, tensor);
+  at::NoGradGuard no_grad;
+  if (file->find("best") != nullptr) position.best = read("best", values).to(values.device(), at::kFloat, false, true);
   values.copy_(saved);
-  optimizer.restore(position.step, exp_avg, exp_avg_sq);
+  optimizer.restore(position.step, moments);
   return position;
 }
 

@@ -63,8 +63,9 @@ class Run {
   Run(const Recipe& recipe, bool resume)
       : recipe_(recipe),
         model_(recipe),
-        optimizer_(model_.parameters(), {recipe.train.adam_beta1, recipe.train.adam_beta2, recipe.train.adam_epsilon,
-                                         recipe.train.weight_decay, recipe.train.max_grad_norm}),
+        optimizer_(model_.parameters(),
+                   {recipe.train.adam_beta1, recipe.train.adam_beta2, recipe.train.adam_epsilon,
+                    recipe.train.weight_decay, recipe.train.max_grad_norm, recipe.train.optimizer_state}),
         files_(open_run_files(recipe, model_.checkpoint())),
         loader_(files_.training, loader_options(recipe)),
         schedule_{recipe.train.lr_scheduler, recipe.train.learning_rate, recipe.train.warmup_steps,

@@ -68,6 +68,21 @@ TEST(MemoryPlan, WeightsThatDoNotFitAreReadOnceForManyMicroBatches) {
   }
 }
 
+TEST(MemoryPlan, CountsTheOptimizersStateAndTheBestValues) {
+  const Checkpoint checkpoint(std::filesystem::path(OSSATURE_SOURCE_DIR) / "tests/golden/small/hf");
+  Recipe counted = recipe(Recompute::kAuto);
+  for (const auto& [state, bytes] :
+       std::vector<std::pair<OptimizerState, std::int64_t>>{{OptimizerState::kFloat32, 16 * 512},
+                                                            {OptimizerState::kBFloat16, 12 * 512},
+                                                            {OptimizerState::k8Bit, 5136}}) {
+    counted.train.optimizer_state = state;
+    counted.evaluation.early_stopping_patience.reset();
+    EXPECT_EQ(memory_needs(counted, checkpoint, 512).trained, bytes);
+    counted.evaluation.early_stopping_patience = 3;
+    EXPECT_EQ(memory_needs(counted, checkpoint, 512).trained, bytes + 4 * 512);
+  }
+}
+
 TEST(MemoryPlan, LimitIsTheRecipesInGibibytesOrWhatIsFree) {
   Recipe with = recipe(Recompute::kAuto);
   with.train.memory_limit = 1.5;

@@ -229,9 +229,8 @@ INSTANTIATE_TEST_SUITE_P(
             "train: 3\n",
             "r.yaml:4:8: train is \"3\"; expected a map with the keys mode, micro_batch_size, "
             "gradient_accumulation_steps, epochs, max_steps, learning_rate, lr_scheduler, warmup_steps, min_lr_ratio, "
-            "weight_decay, adam_beta1, adam_beta2, adam_epsilon, max_grad_norm, recompute, memory_limit, "
-            "mxfp4_finish_steps, seed, "
-            "threads"},
+            "weight_decay, adam_beta1, adam_beta2, adam_epsilon, optimizer_state, max_grad_norm, recompute, "
+            "memory_limit, mxfp4_finish_steps, seed, threads"},
         BadRecipe{"train: {<<: {seed: 1}}\n", "r.yaml:4:9: a YAML merge key; recipes do not merge: write the keys out"},
         BadRecipe{"[a]: 1\n",
                   "r.yaml:4:1: a key is a list; expected one of base_model, output_dir, device, dtype, lora, "
@@ -339,6 +338,7 @@ TEST(Recipe, RoundTripsEveryKeyToTheLastBit) {
   recipe.train.learning_rate = std::nextafter(1e-4, 1);
   recipe.train.lr_scheduler = LrScheduler::kLinear;
   recipe.train.weight_decay = std::numeric_limits<double>::max();
+  recipe.train.optimizer_state = OptimizerState::k8Bit;
   recipe.train.recompute = Recompute::kOff;
   recipe.train.seed = std::numeric_limits<std::int64_t>::max();
   recipe.train.threads = 3;

@@ -62,6 +62,7 @@ struct Case {
   std::int64_t accumulation;
   bool packing;
   bool attention_only = false;
+  OptimizerState optimizer_state = OptimizerState::kFloat32;
 };
 
 class ResumeOf : public Resume, public ::testing::WithParamInterface<Case> {};
@@ -71,6 +72,7 @@ TEST_P(ResumeOf, InterruptedRunEqualsAWholeOne) {
     recipe->lora.lora_dropout = GetParam().dropout;
     if (GetParam().attention_only) recipe->lora.target_parameters.clear();
     recipe->train.gradient_accumulation_steps = GetParam().accumulation;
+    recipe->train.optimizer_state = GetParam().optimizer_state;
     recipe->data.packing = GetParam().packing;
     recipe->data.shuffle = true;
     recipe->data.validation = tokens_;
@@ -90,7 +92,9 @@ TEST_P(ResumeOf, InterruptedRunEqualsAWholeOne) {
 INSTANTIATE_TEST_SUITE_P(Runs, ResumeOf,
                          ::testing::Values(Case{"Plain", 0.0, 1, false}, Case{"Dropout", 0.25, 1, true},
                                            Case{"DropoutAccumulated", 0.25, 3, false},
-                                           Case{"DropoutOnAttention", 0.25, 2, true, true}),
+                                           Case{"DropoutOnAttention", 0.25, 2, true, true},
+                                           Case{"BFloat16Moments", 0.0, 1, false, false, OptimizerState::kBFloat16},
+                                           Case{"EightBitMoments", 0.0, 1, false, false, OptimizerState::k8Bit}),
                          [](const auto& instance) { return std::string(instance.param.name); });
 
 TEST_F(Resume, AShorterRunGoesOnToMoreSteps) {

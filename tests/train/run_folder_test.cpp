@@ -136,7 +136,8 @@ std::vector<std::pair<std::string, Change>> fixed_changes() {
           {"train.mode", [](Recipe& r) { r.train.mode = TrainMode::kFull; }},
           {"train.micro_batch_size", [](Recipe& r) { r.train.micro_batch_size = 3; }},
           {"train.gradient_accumulation_steps", [](Recipe& r) { r.train.gradient_accumulation_steps = 3; }},
-          {"train.seed", [](Recipe& r) { r.train.seed = 3; }}};
+          {"train.seed", [](Recipe& r) { r.train.seed = 3; }},
+          {"train.optimizer_state", [](Recipe& r) { r.train.optimizer_state = OptimizerState::kBFloat16; }}};
 }
 
 /// A change of each other key.

@@ -27,8 +27,9 @@ class RunState : public ::testing::Test {
     ParameterSet parameters;
     AdamW optimizer;
 
-    explicit Trained(std::vector<ParameterSpec> specs = {{"a", {3, 2}, true}, {"b", {4}, false}})
-        : parameters(std::move(specs), at::kCPU), optimizer(parameters, {}) {}
+    explicit Trained(std::vector<ParameterSpec> specs = {{"a", {3, 2}, true}, {"b", {4}, false}},
+                     OptimizerState state = OptimizerState::kFloat32)
+        : parameters(std::move(specs), at::kCPU), optimizer(parameters, {.state = state}) {}
     void step(std::int64_t count) {
       for (std::int64_t i = 0; i < count; ++i) {
         parameters.gradients().copy_(at::arange(parameters.numel(), at::kFloat).sin() + 1.0);
@@ -76,15 +77,21 @@ class RunState : public ::testing::Test {
 };
 using RunStateBroken = RunState;
 
-TEST_F(RunState, RoundTrip) {
-  Trained trained;
+class RunStateOf : public RunState, public ::testing::WithParamInterface<OptimizerState> {};
+INSTANTIATE_TEST_SUITE_P(States, RunStateOf,
+                         ::testing::Values(OptimizerState::kFloat32, OptimizerState::kBFloat16, OptimizerState::k8Bit));
+
+TEST_P(RunStateOf, RoundTrip) {
+  // An odd count, so that tensors of bytes cannot come before those of float32; more than one block of 256.
+  const std::vector<ParameterSpec> specs = {{"a", {3, 201}, true}, {"b", {4}, false}};
+  Trained trained(specs, GetParam());
   trained.step(5);
   RunPosition at = position(5);
   at.best = trained.parameters.values() * 2.0;
   at.best_step = 4;
   save_run_state(run_dir_, at, trained.parameters, trained.optimizer, 3);
 
-  Trained restored;
+  Trained restored(specs, GetParam());
   const auto found = restore_run_state(run_dir_, restored.parameters, restored.optimizer);
   ASSERT_TRUE(found);
   EXPECT_EQ(found->step, 5);
@@ -219,6 +226,16 @@ TEST_F(RunStateBroken, StateOfOtherParametersIsRefused) {
     fs::remove_all(run_dir_);
     save(Trained(specs), 1);
     expect_refused("is of other parameters than the recipe now asks for");
+  }
+}
+
+TEST_F(RunStateBroken, MomentsOfAnotherDtypeAreRefused) {
+  const std::vector<ParameterSpec> specs = {{"a", {3, 2}, true}, {"b", {4}, false}};
+  for (const auto& [state, name] : std::vector<std::pair<OptimizerState, std::string>>{
+           {OptimizerState::kBFloat16, "BF16"}, {OptimizerState::k8Bit, "U8"}}) {
+    save(Trained(specs, state), 1);
+    expect_refused("step-1: the moments are " + name +
+                   ", the recipe's are F32; resume with the train.optimizer_state that began the run");
   }
 }
 
