@@ -5,8 +5,8 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <mutex>
-#include <optional>
 #include <span>
 #include <thread>
 #include <vector>
@@ -23,18 +23,21 @@ class LayerPager {
   LayerPager(const LayerPager&) = delete;
   LayerPager& operator=(const LayerPager&) = delete;
 
-  /// Layer `n` is about to be used, and after it layer `next`, which begins to be read; `next` == `n` reads none. All
-  /// other layers are let go.
+  /// Layer `n` is about to be used, and after it layer `next`; `next` == `n`: none. All other layers are let go, `n` is
+  /// waited for, and `next` begins to be read.
   void enter(std::int64_t n, std::int64_t next);
 
  private:
+  enum class State { kUnknown, kWanted, kRead, kReleased };  // unknown: whoever came before may have touched it
+
   void read_ahead();
+  void read(std::size_t layer);
 
   std::vector<std::vector<std::span<const std::byte>>> layers_;
-  std::vector<bool> held_;
   std::mutex mutex_;
-  std::condition_variable wake_;
-  std::optional<std::int64_t> wanted_;  // by enter, not yet begun
+  std::condition_variable wanted_, read_;
+  std::vector<State> states_;
+  std::deque<std::size_t> queue_;  // wanted layers in their order
   bool stops_ = false;
   std::thread reader_;  // last: it uses all above
 };
