@@ -11,14 +11,15 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-AttentionResult forward_of(const AttentionInputs& in) {
-  if (tiled_fits(in.q)) return tiled_forward(in);
-  return flash_fits(in.q) ? flash_forward(in) : blockwise_forward(in);
-}
+struct Kernels {
+  AttentionResult (*forward)(const AttentionInputs&);
+  AttentionGradients (*backward)(const AttentionInputs&, const AttentionResult&, const at::Tensor&);
+};
 
-AttentionGradients backward_of(const AttentionInputs& in, const AttentionResult& result, const at::Tensor& grad) {
-  if (tiled_fits(in.q)) return tiled_backward(in, result, grad);
-  return flash_fits(in.q) ? flash_backward(in, result, grad) : blockwise_backward(in, result, grad);
+Kernels kernels_for(const at::Tensor& q) {
+  if (tiled_fits(q)) return {tiled_forward, tiled_backward};
+  if (flash_fits(q)) return {flash_forward, flash_backward};
+  return {blockwise_forward, blockwise_backward};
 }
 
 class Attention : public torch::autograd::Function<Attention> {
@@ -26,7 +27,7 @@ class Attention : public torch::autograd::Function<Attention> {
   static at::Tensor forward(AutogradContext* context, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const at::Tensor& sinks, const SequenceLayout* layout, bool sliding, double scale) {
     const AttentionInputs in{q.contiguous(), k, v, sinks, *layout, sliding, scale};
-    const AttentionResult result = forward_of(in);
+    const AttentionResult result = kernels_for(in.q).forward(in);
     context->save_for_backward({in.q, k, v, sinks, result.out, result.lse});
     context->saved_data["layout"] = reinterpret_cast<std::int64_t>(layout);
     context->saved_data["sliding"] = sliding;
@@ -45,7 +46,7 @@ class Attention : public torch::autograd::Function<Attention> {
                              context->saved_data["scale"].toDouble()};
     const AttentionResult result{saved[4], saved[5]};
     const at::Tensor grad = grads[0].to(in.q.scalar_type()).contiguous();
-    const AttentionGradients found = backward_of(in, result, grad);
+    const AttentionGradients found = kernels_for(in.q).backward(in, result, grad);
     at::Tensor sinks;
     if (context->needs_input_grad(3)) {
       // A sink's share of the softmax is exp(sink - lse); it takes from every output in that proportion.

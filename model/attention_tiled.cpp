@@ -1,5 +1,5 @@
 #include <cmath>
-#include <numeric>
+#include <numbers>
 
 #include "model/attention_tiled_parts.h"
 
@@ -114,12 +114,12 @@ class Forward {
   void attend(const tiles::Chunk& chunk, std::int64_t head, const Worker& worker) const {
     const auto group = plan_.group(), size = plan_.head_dim(), rows = chunk.count * group;
     const auto whole_rows = tiles::whole_units(rows);
-    const auto scale = static_cast<float>(in_.scale * tiles::kLog2E);
+    const auto scale = static_cast<float>(in_.scale * std::numbers::log2e);
     tiles::copy_rows(in_.q.const_data_ptr<BFloat16>(), plan_, chunk, head, worker.queries.data());
     // The sink is a score whose value is zero.
     const float* sinks = in_.sinks.const_data_ptr<float>() + head * group;
     for (std::int64_t r = 0; r < whole_rows; ++r) {
-      worker.top.data()[r] = sinks[r % group] * static_cast<float>(tiles::kLog2E);
+      worker.top.data()[r] = sinks[r % group] * static_cast<float>(std::numbers::log2e);
     }
     std::fill_n(worker.sum.data(), whole_rows, 1.0f);
     std::fill_n(worker.out.data(), whole_rows * size, 0.0f);
@@ -154,7 +154,7 @@ class Forward {
       const float* sum = worker.sum.data() + i * group;
       tiles::divide_by_sum(worker.out.data() + i * group * size, group, size, sum, out + row * size);
       for (std::int64_t g = 0; g < group; ++g) {
-        lse[row + g] = (top[g] + std::log2(sum[g])) / static_cast<float>(tiles::kLog2E);
+        lse[row + g] = (top[g] + std::log2(sum[g])) / static_cast<float>(std::numbers::log2e);
       }
     }
   }

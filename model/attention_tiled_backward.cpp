@@ -1,5 +1,6 @@
 #include <atomic>
 #include <limits>
+#include <numbers>
 
 #include "model/attention_tiled_parts.h"
 
@@ -159,7 +160,7 @@ class Backward {
       const auto row = row_of(chunk, i, head);
       for (std::int64_t g = 0; g < group; ++g) {
         const auto r = i * group + g;
-        space.lse.data()[r] = lse[row + g] * static_cast<float>(tiles::kLog2E);
+        space.lse.data()[r] = lse[row + g] * static_cast<float>(std::numbers::log2e);
         space.delta.data()[r] = tiles::inner_product(space.grads.data() + r * size, out + (row + g) * size, size) *
                                 static_cast<float>(in_.scale);
       }
@@ -185,7 +186,7 @@ class Backward {
       tiles::multiply(tile_rows, columns, size, space.grads.data() + r * size, size, values, width,
                       space.grad_weights.data(), columns, false);
       tiles::gradient_tile(space.scores.data(), space.grad_weights.data(), tile_rows, columns,
-                           static_cast<float>(in_.scale * tiles::kLog2E), static_cast<float>(in_.scale),
+                           static_cast<float>(in_.scale * std::numbers::log2e), static_cast<float>(in_.scale),
                            masked ? &visible : nullptr, {space.lse.data() + r, space.delta.data() + r},
                            space.weight_pairs.data(), space.gradients.data(), space.gradient_pairs.data());
       tiles::multiply(tile_rows, size, columns, space.gradients.data(), columns, keys,

@@ -112,7 +112,4 @@ void pack_natural(const at::Tensor& x, std::int64_t head, std::int64_t token, st
 /// The rows of a chunk of x [T, Hq, D] for key head `head`, one after the other; zeros up to a whole unit.
 void copy_rows(const BFloat16* x, const AttentionPlan& plan, const Chunk& chunk, std::int64_t head, BFloat16* out);
 
-/// log2(e).
-inline constexpr double kLog2E = 1.4426950408889634;
-
 }  // namespace ossature::tiles

@@ -6,11 +6,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <c10/util/BFloat16.h>
+#include "model/bf16_tiles.h"
 
 namespace ossature::tiles {
-
-using BFloat16 = c10::BFloat16;
 
 /// The columns of a tile that a row may see.
 struct Visible {

@@ -140,10 +140,11 @@ LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows>
       batch.inputs[i].reset();
     }
   }
-  for (const MicroBatch& batch : batches) {
-    if (!trains_embedding) break;
+  if (trains_embedding) {
     at::AutoGradMode mode(true);
-    torch::autograd::backward({transformer.embed(batch.tokens)}, {batch.grad});
+    for (const MicroBatch& batch : batches) {
+      torch::autograd::backward({transformer.embed(batch.tokens)}, {batch.grad});
+    }
   }
   return sum;
 }

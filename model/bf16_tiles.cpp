@@ -13,7 +13,6 @@
 namespace ossature::tiles {
 
 #if defined(__x86_64__)
-#define OSSATURE_TILES __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
 
 bool available() {
   static const bool found = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&

@@ -12,6 +12,11 @@
 #include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 
+/// Compiles a function for the processors where available().
+#if defined(__x86_64__)
+#define OSSATURE_TILES __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
+#endif
+
 namespace ossature::tiles {
 
 using BFloat16 = c10::BFloat16;

@@ -42,34 +42,18 @@ double row_gradient_plain(T* row, std::int64_t size, std::int64_t target, float 
   return row_gradient(row, size, target, weight);
 }
 
-#if defined(__x86_64__)
 template <typename T>
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))) double row_gradient_avx512(T* row, std::int64_t size,
-                                                                                             std::int64_t target,
-                                                                                             float weight) {
+OSSATURE_WIDE double row_gradient_wide(T* row, std::int64_t size, std::int64_t target, float weight) {
   return row_gradient(row, size, target, weight);
 }
 template <typename T>
-__attribute__((target("avx2,fma"))) double row_gradient_avx2(T* row, std::int64_t size, std::int64_t target,
-                                                             float weight) {
+OSSATURE_AVX2 double row_gradient_avx2(T* row, std::int64_t size, std::int64_t target, float weight) {
   return row_gradient(row, size, target, weight);
-}
-#endif
-
-template <typename T>
-auto choose_kernel() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return row_gradient_avx512<T>;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return row_gradient_avx2<T>;
-#endif
-  return row_gradient_plain<T>;
 }
 
 template <typename T>
 double cpu_gradient(const at::Tensor& logits, const at::Tensor& targets, const at::Tensor& weights) {
-  static const auto kernel = choose_kernel<T>();
+  static const auto kernel = fastest(row_gradient_wide<T>, row_gradient_avx2<T>, row_gradient_plain<T>);
   const auto size = logits.size(1);
   T* rows = logits.data_ptr<T>();
   const auto* indices = targets.const_data_ptr<std::int64_t>();

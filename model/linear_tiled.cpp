@@ -142,12 +142,7 @@ void gradient(const at::Tensor& grad, const at::Tensor& weight, const PairTerm& 
         multiply_rows(count, columns, pair.rank, pair.values + first * pair.rank, pair.rank, pairs.data(), sum,
                       !mask.active());
         if (mask.active()) {
-          for (std::int64_t t = 0; t < count; ++t) {
-            for (std::int64_t j = 0; j < columns; ++j) {
-              masked.data()[t * columns + j] *=
-                  mask.factor(static_cast<std::uint64_t>((first + t) * inputs + column + j));
-            }
-          }
+          tiles::drop_panel(masked.data(), count, columns, first * inputs + column, inputs, mask);
           tiles::add_row(masked.data(), count * columns, c.data());
         }
       }
@@ -209,7 +204,7 @@ class TiledLinear : public torch::autograd::Function<TiledLinear> {
     at::Tensor reduced, scaled;
     if (pair.rank > 0) {
       const at::Tensor input = dropout(x, pair.dropout, *key);
-      const Buffer<BFloat16> right(inputs * tiles::round_up(pair.rank, tiles::kHalfBlock));
+      const Buffer<BFloat16> right(inputs * pair.rank);
       pack_transposed(pair.a_of(0), pair.rank, inputs, right.data());
       reduced = at::empty({num_tokens, pair.rank}, x.options());
       scaled = at::empty_like(reduced);

@@ -1,5 +1,5 @@
 // Arithmetic on single values for kernels that vectorize over it: bfloat16 and back, and the exponential. Inline and
-// branch-free, so that a loop over them compiles to vector instructions. Internal to model/.
+// branch-free, so that a loop over them compiles to vector instructions. For kernels.
 #pragma once
 
 #include <bit>
@@ -9,11 +9,13 @@
 
 #define OSSATURE_INLINE inline __attribute__((always_inline))
 
-/// Compiles a function for AVX-512; to be called where is_wide().
+/// Compile a function for AVX-512, to be called where is_wide(), and for AVX2, see fastest().
 #if defined(__x86_64__)
 #define OSSATURE_WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
+#define OSSATURE_AVX2 __attribute__((target("avx2,fma")))
 #else
 #define OSSATURE_WIDE
+#define OSSATURE_AVX2
 #endif
 
 namespace ossature::vector_math {
@@ -27,6 +29,17 @@ inline bool is_wide() {
 #else
   return false;
 #endif
+}
+
+/// The fastest that the processor can run of a function compiled with OSSATURE_WIDE, with OSSATURE_AVX2 and with
+/// neither.
+template <typename Function>
+Function fastest(Function wide, [[maybe_unused]] Function avx2, Function plain) {
+  if (is_wide()) return wide;
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2;
+#endif
+  return plain;
 }
 
 OSSATURE_INLINE float load(float value) {

@@ -7,9 +7,8 @@
 
 #include <ATen/Parallel.h>
 
+#include "model/vector_math.h"
 #include "train/dynamic_code.h"
-
-#define OSSATURE_INLINE inline __attribute__((always_inline))
 
 namespace ossature {
 namespace {
@@ -165,35 +164,19 @@ OSSATURE_INLINE void update_block(const Factors& factors, std::uint32_t key, int
 }
 
 template <typename Moments>
-using BlockKernel = void (*)(const Factors&, std::uint32_t, int, float*, float*, const Moments&);
-
-template <typename Moments>
 void update_block_plain(const Factors& factors, std::uint32_t key, int num_decayed, float* values, float* gradients,
                         const Moments& block) {
   update_block(factors, key, num_decayed, values, gradients, block);
 }
-#if defined(__x86_64__)
 template <typename Moments>
-__attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma"))) void update_block_avx512(
-    const Factors& factors, std::uint32_t key, int num_decayed, float* values, float* gradients, const Moments& block) {
+OSSATURE_WIDE void update_block_wide(const Factors& factors, std::uint32_t key, int num_decayed, float* values,
+                                     float* gradients, const Moments& block) {
   update_block(factors, key, num_decayed, values, gradients, block);
 }
 template <typename Moments>
-__attribute__((target("avx2,fma"))) void update_block_avx2(const Factors& factors, std::uint32_t key, int num_decayed,
-                                                           float* values, float* gradients, const Moments& block) {
+OSSATURE_AVX2 void update_block_avx2(const Factors& factors, std::uint32_t key, int num_decayed, float* values,
+                                     float* gradients, const Moments& block) {
   update_block(factors, key, num_decayed, values, gradients, block);
-}
-#endif
-
-template <typename Moments>
-BlockKernel<Moments> choose_kernel() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return update_block_avx512<Moments>;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return update_block_avx2<Moments>;
-#endif
-  return update_block_plain<Moments>;
 }
 
 BFloat16Moments block_of(const BFloat16Moments& all, std::int64_t block) {
@@ -219,7 +202,8 @@ DynamicMoments in(Padded<std::uint8_t>& room, const DynamicMoments& block) {
 template <typename Moments>
 void update(const AdamWStep& step, std::int64_t numel, std::int64_t num_decayed, float* values, float* gradients,
             const Moments& moments) {
-  static const BlockKernel<Moments> kernel = choose_kernel<Moments>();
+  static const auto kernel =
+      vector_math::fastest(update_block_wide<Moments>, update_block_avx2<Moments>, update_block_plain<Moments>);
   using Code = std::remove_reference_t<decltype(*moments.first)>;
   constexpr std::int64_t kGrain = 64;
   const Factors factors(step);

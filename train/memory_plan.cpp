@@ -82,22 +82,22 @@ MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std
   return needs;
 }
 
-std::int64_t MemoryPlan::held() const {
-  const auto activations = needs.num_layers * needs.input + kept_layers * needs.kept;
-  return needs.program + needs.trained + needs.working + micro_batches_together * activations;
+std::int64_t MemoryPlan::activations() const {
+  return micro_batches_together * (needs.num_layers * needs.input + kept_layers * needs.kept) + needs.working;
+}
+
+std::int64_t MemoryPlan::resident_weights() const {
+  return pages ? kPagedLayers * needs.layer_weights : needs.weights;
 }
 
 std::int64_t MemoryPlan::resident() const {
-  return held() + (pages ? kPagedLayers * needs.layer_weights : needs.weights);
+  return needs.program + needs.trained + activations() + resident_weights();
 }
 
 std::string MemoryPlan::describe() const {
-  const auto activations =
-      micro_batches_together * (needs.num_layers * needs.input + kept_layers * needs.kept) + needs.working;
-  std::string text = gigabytes(resident()) + " of " + gigabytes(limit) + ": weights " +
-                     gigabytes(pages ? kPagedLayers * needs.layer_weights : needs.weights) +
+  std::string text = gigabytes(resident()) + " of " + gigabytes(limit) + ": weights " + gigabytes(resident_weights()) +
                      (pages ? " at a time" : "") + ", trained " + gigabytes(needs.trained) + ", activations " +
-                     gigabytes(activations);
+                     gigabytes(activations());
   const auto again = needs.num_layers - kept_layers;
   text += again == 0 ? "; no layer is computed again"
                      : "; " + std::to_string(again) + " of " + std::to_string(needs.num_layers) +
@@ -116,12 +116,9 @@ MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int6
   plan.kept_layers = recipe.train.recompute == Recompute::kOff ? needs.num_layers : 0;
   plan.pages = plan.resident() > limit && needs.weights > 0;
   if (plan.pages) {
-    while (plan.micro_batches_together < recipe.train.gradient_accumulation_steps) {
-      ++plan.micro_batches_together;
-      if (plan.resident() <= limit) continue;
-      --plan.micro_batches_together;
-      break;
-    }
+    const auto one_more = needs.num_layers * needs.input + plan.kept_layers * needs.kept;
+    const auto room = std::max<std::int64_t>(0, limit - plan.resident());
+    plan.micro_batches_together = std::min(recipe.train.gradient_accumulation_steps, 1 + room / one_more);
   } else if (recipe.train.recompute == Recompute::kAuto && needs.kept > 0) {
     plan.kept_layers = std::clamp<std::int64_t>((limit - plan.resident()) / needs.kept, 0, needs.num_layers);
   }

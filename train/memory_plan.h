@@ -32,9 +32,11 @@ struct MemoryPlan {
   bool pages = false;                       // whether weights are read as they are used
   std::int64_t micro_batches_together = 1;  // through each layer, so that its weights are read once for all
 
-  /// Held by the run itself, mapped weights not counted.
-  [[nodiscard]] std::int64_t held() const;
-  /// The most that is resident: with the weights, or with the layers that are in use of them.
+  /// Of all layers and the one that is worked on.
+  [[nodiscard]] std::int64_t activations() const;
+  /// All weights, or the layers of them that are in use.
+  [[nodiscard]] std::int64_t resident_weights() const;
+  /// The most that is resident.
   [[nodiscard]] std::int64_t resident() const;
   /// "17.2 GB of 18.0 GB: ..." for a person.
   [[nodiscard]] std::string describe() const;

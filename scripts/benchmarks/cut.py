@@ -1,6 +1,7 @@
-"""A cut of gpt-oss's shape with random weights, its arithmetic, and rows of random tokens for it."""
+"""A cut of gpt-oss's shape with random weights, its arithmetic, rows of random tokens for it, and the options of benchmarks on it."""
 
 import json
+import pathlib
 import random
 
 import h5py
@@ -8,7 +9,27 @@ import numpy
 
 import process
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 NUM_ORDINARY_TOKENS = 199_998  # ids from here on are special
+
+
+def add_arguments(parser, num_layers, row):
+    """Options of both benchmarks; `row` is what --tokens are of."""
+    parser.add_argument("--model", type=pathlib.Path, help="MXFP4 checkpoint to use; made in TMPDIR and removed unless given")
+    parser.add_argument("--preset", default="gpt-oss-20b", help="shape of the checkpoint that is made (gpt-oss-20b)")
+    parser.add_argument("--layers", type=int, default=num_layers, help=f"its layers ({num_layers})")
+    parser.add_argument("--tokens", type=int, default=1024, help=f"of {row} (1024)")
+    parser.add_argument("--threads", type=int, default=2, help="of both, on as many cores (2)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns (3)")
+    parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/ossature")
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes every run's figures")
+
+
+def write_figures(options, figures):
+    """To the file of --json, after the options."""
+    settings = {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in vars(options).items()}
+    options.json.write_text(json.dumps({"settings": settings, **figures}, indent=1) + "\n", encoding="utf-8")
 
 
 def make(program, preset, num_layers, directory):

@@ -21,24 +21,15 @@ import llama
 import process
 import roofline
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 KINDS = ["bf16", "q8_0"]
 SETTINGS = [{"flash-attn": flash, "ubatch-size": ubatch} for flash, ubatch in itertools.product(["on", "off"], [512, 1024])]
 
 
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench eval", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=pathlib.Path, help="MXFP4 checkpoint to read; made in TMPDIR and removed unless given")
-    parser.add_argument("--preset", default="gpt-oss-20b", help="shape of the checkpoint that is made (gpt-oss-20b)")
-    parser.add_argument("--layers", type=int, default=4, help="its layers (4)")
-    parser.add_argument("--tokens", type=int, default=1024, help="of a row (1024)")
+    cut.add_arguments(parser, num_layers=4, row="a row")
     parser.add_argument("--rows", type=int, default=4, help="of a run (4)")
-    parser.add_argument("--threads", type=int, default=2, help="of both, on as many cores (2)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns (3)")
-    parser.add_argument("--no-peer", action="store_true")
-    parser.add_argument("--llama", type=pathlib.Path, default=ROOT / ".peers/llama.cpp", help="folder with llama.cpp, or where to make it")
-    parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/ossature")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes every run's figures")
+    parser.add_argument("--llama", type=pathlib.Path, default=cut.ROOT / ".peers/llama.cpp", help="folder with llama.cpp, or where to make it")
     options = parser.parse_args()
     if options.tokens < 2 or options.rows < 1 or options.repeats < 1:
         parser.error("--tokens must be at least 2, --rows and --repeats at least 1")
@@ -144,8 +135,7 @@ def main():
         made = summary(options, runs)
         show(options, made, chosen)
     if options.json:
-        settings = {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in vars(options).items()}
-        options.json.write_text(json.dumps({"settings": settings, **made, "peer_settings": chosen, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+        cut.write_figures(options, {**made, "peer_settings": chosen, "runs": runs})
     return 0
 
 

@@ -20,7 +20,6 @@ import cut
 import process
 import roofline
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj"]
 PARAMETERS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 TARGETS = {"all": (MODULES, PARAMETERS), "attention": (MODULES, []), "experts": ([], PARAMETERS)}
@@ -87,22 +86,14 @@ def result(options, ran, losses, seconds, peak):
 
 def arguments():
     parser = argparse.ArgumentParser(prog="scripts/bench train", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=pathlib.Path, help="MXFP4 checkpoint to train; made in TMPDIR and removed unless given")
-    parser.add_argument("--preset", default="gpt-oss-20b", help="shape of the checkpoint that is made (gpt-oss-20b)")
-    parser.add_argument("--layers", type=int, default=2, help="its layers (2)")
-    parser.add_argument("--tokens", type=int, default=1024, help="of a step (1024)")
+    cut.add_arguments(parser, num_layers=2, row="a step")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--targets", choices=TARGETS, default="all")
-    parser.add_argument("--threads", type=int, default=2, help="of both, on as many cores (2)")
     parser.add_argument("--steps", type=int, default=3, help="of a run; the first is not counted (3)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns (3)")
     parser.add_argument("--scaling", action="store_true", help="each turn also ours with one thread on one core")
-    parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--peer-experts", choices=["grouped_mm", "eager"], default="grouped_mm", help="how the peer computes experts")
     parser.add_argument("--peer-checkpointing", action="store_true", help="the peer recomputes layers: slower, less memory")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of our recipe, such as train.recompute=on")
-    parser.add_argument("--program", type=pathlib.Path, default=ROOT / "build/ossature")
-    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes every run's figures")
     options = parser.parse_args()
     if options.steps < 2 or options.repeats < 1 or options.tokens < 2:
         parser.error("--steps and --tokens must be at least 2, --repeats at least 1")
@@ -190,8 +181,7 @@ def main():
         made = summary(options, runs)
         show(options, made)
     if options.json:
-        settings = {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in vars(options).items()}
-        options.json.write_text(json.dumps({"settings": settings, **made, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+        cut.write_figures(options, {**made, "runs": runs})
     return 0 if made.get("same_first_loss", True) else 1
 
 

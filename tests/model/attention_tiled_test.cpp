@@ -10,6 +10,7 @@
 #include "model/attention_kernels.h"
 #include "model/bf16_tiles.h"
 #include "tests/support/golden.h"
+#include "tests/support/needs_tiles.h"
 
 namespace ossature {
 namespace {
@@ -61,12 +62,7 @@ std::vector<std::pair<const char*, at::Tensor>> results(const Setting& setting, 
   return {{"out", result.out}, {"lse", result.lse}, {"q", found.q}, {"k", found.k}, {"v", found.v}};
 }
 
-class AttentionTiled : public ::testing::TestWithParam<Case> {
- protected:
-  void SetUp() override {
-    if (!tiles::available()) GTEST_SKIP() << "this processor has no AVX512-BF16";
-  }
-};
+using AttentionTiled = testing::NeedsTiles<Case>;
 
 TEST_P(AttentionTiled, IsAsExactAsTheFlashKernel) {
   const Setting setting(GetParam());

@@ -9,6 +9,7 @@
 #include "model/bf16_tiles.h"
 #include "model/experts_kernels.h"
 #include "tests/support/golden.h"
+#include "tests/support/needs_tiles.h"
 
 namespace ossature {
 namespace {
@@ -78,12 +79,7 @@ std::vector<std::pair<const char*, at::Tensor>> results(const Setting& setting, 
   return all;
 }
 
-class ExpertsTiled : public ::testing::TestWithParam<Case> {
- protected:
-  void SetUp() override {
-    if (!tiles::available()) GTEST_SKIP() << "this processor has no AVX512-BF16";
-  }
-};
+using ExpertsTiled = testing::NeedsTiles<Case>;
 
 TEST_P(ExpertsTiled, IsAsNearToFloat32AsTheSerialWay) {
   const Setting setting(GetParam());

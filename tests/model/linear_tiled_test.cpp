@@ -10,6 +10,7 @@
 #include "model/bf16_tiles.h"
 #include "model/linear_tiled.h"
 #include "tests/support/golden.h"
+#include "tests/support/needs_tiles.h"
 
 namespace ossature {
 namespace {
@@ -70,12 +71,7 @@ at::Tensor by_tiles(const Linear& linear, const at::Tensor& x) {
   return tiled_apply(linear, x, kKey);
 }
 
-class LinearTiled : public ::testing::TestWithParam<Case> {
- protected:
-  void SetUp() override {
-    if (!tiles::available()) GTEST_SKIP() << "this processor has no AVX512-BF16";
-  }
-};
+using LinearTiled = testing::NeedsTiles<Case>;
 
 TEST_P(LinearTiled, IsAsNearToFloat32AsLibTorch) {
   const Setting setting(GetParam());
