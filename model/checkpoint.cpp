@@ -76,10 +76,10 @@ struct Checkpoint::Contents {
   fs::path dir;
   ModelConfig config;
   Layout layout = Layout::kHf;
-  bool mxfp4 = true;
   std::vector<File> files;
   StoredTensors stored;
   std::int64_t num_parameters = 0;
+  std::int64_t num_packed_layers = 0;
 
   [[nodiscard]] std::string stored_name(const std::string& name) const {
     return layout == Layout::kOpenAi ? openai_name(name) : name;
@@ -90,6 +90,9 @@ struct Checkpoint::Contents {
   [[nodiscard]] std::string scales_name(const std::string& name) const {
     return stored_name(name) + (layout == Layout::kOpenAi ? ".scales" : "_scales");
   }
+
+  /// Whether the expert weight `name` is stored in MXFP4.
+  [[nodiscard]] bool is_packed(const std::string& name) const { return stored.count(blocks_name(name)) > 0; }
 
   [[nodiscard]] const Stored& at(std::string_view name) const {
     const auto found = stored.find(name);
@@ -137,14 +140,35 @@ struct Checkpoint::Contents {
     used.insert(name);
   }
 
+  /// How the experts of layer `n` are to be stored, by what is there of them: both weights alike, since loaders take
+  /// the experts of a layer as one module. `otherwise` if nothing is.
+  [[nodiscard]] bool expects_packed(std::int64_t n, bool otherwise) const {
+    const std::vector<std::string> names = expert_weight_names(n);
+    const auto is_stored = [&](auto stored_as) {
+      return std::any_of(names.begin(), names.end(),
+                         [&](const std::string& name) { return stored.count(stored_as(name)) > 0; });
+    };
+    if (is_stored([&](const std::string& name) { return stored_name(name); })) return false;
+    return is_stored([&](const std::string& name) { return blocks_name(name); }) || otherwise;
+  }
+
   void check_tensors() {
+    const bool has_blocks = layout == Layout::kOpenAi ||
+                            std::any_of(stored.begin(), stored.end(),
+                                        [](const auto& entry) { return entry.first.ends_with("_proj_blocks"); });
+    std::set<std::string> packed;
+    for (std::int64_t n = 0; n < config.num_hidden_layers; ++n) {
+      if (!expects_packed(n, has_blocks)) continue;
+      ++num_packed_layers;
+      for (const std::string& name : expert_weight_names(n)) packed.insert(name);
+    }
     std::set<std::string> used;
     for (const TensorShape& tensor : tensor_shapes(config)) {
       num_parameters += std::accumulate(tensor.shape.begin(), tensor.shape.end(), std::int64_t{1}, std::multiplies<>());
       std::vector<std::int64_t> shape = tensor.shape;
       if (tensor.is_expert_weight) {
         const auto e = shape[0], out = shape[1], in = shape[2];
-        if (mxfp4) {
+        if (packed.count(tensor.name) > 0) {
           expect(blocks_name(tensor.name), {e, out, in / kMxfp4BlockSize, kMxfp4BlockBytes}, true, used);
           expect(scales_name(tensor.name), {e, out, in / kMxfp4BlockSize}, true, used);
         } else {
@@ -177,11 +201,7 @@ Checkpoint::Checkpoint(const fs::path& dir) {
   if (!has_safetensors(dir) && has_safetensors(dir / "original")) contents->dir = dir / "original";
   contents->config = read_config(contents->dir / "config.json");
   contents->open_files();
-  const std::string gate_up = "model.layers.0.mlp.experts.gate_up_proj";
   contents->layout = contents->stored.count("embedding.weight") > 0 ? Layout::kOpenAi : Layout::kHf;
-  const bool has_blocks = std::any_of(contents->stored.begin(), contents->stored.end(),
-                                      [](const auto& entry) { return entry.first.ends_with("_proj_blocks"); });
-  contents->mxfp4 = contents->layout == Layout::kOpenAi || (has_blocks && contents->stored.count(gate_up) == 0);
   contents->check_tensors();
   contents_ = std::move(contents);
 }
@@ -195,8 +215,10 @@ const ModelConfig& Checkpoint::config() const {
 Layout Checkpoint::layout() const {
   return contents_->layout;
 }
-bool Checkpoint::is_mxfp4() const {
-  return contents_->mxfp4;
+ExpertStorage Checkpoint::experts() const {
+  if (contents_->num_packed_layers == 0) return ExpertStorage::kBf16;
+  return contents_->num_packed_layers == contents_->config.num_hidden_layers ? ExpertStorage::kMxfp4
+                                                                             : ExpertStorage::kMixed;
 }
 std::int64_t Checkpoint::num_parameters() const {
   return contents_->num_parameters;
@@ -224,7 +246,7 @@ at::Tensor Checkpoint::tensor(std::string_view name) const {
 
 ExpertWeight Checkpoint::expert_weight(std::string_view name) const {
   const std::string text(name);
-  if (contents_->mxfp4) {
+  if (contents_->is_packed(text)) {
     return {{contents_->tensor(contents_->blocks_name(text)), contents_->tensor(contents_->scales_name(text))}, {}};
   }
   return {{}, contents_->tensor(contents_->stored_name(text)).transpose(1, 2)};
@@ -252,6 +274,11 @@ std::vector<std::span<const std::byte>> Checkpoint::layer_bytes(std::int64_t n) 
     all.push_back(it->second.file->bytes(*it->second.info));
   }
   return all;
+}
+
+std::vector<std::string> expert_weight_names(std::int64_t n) {
+  const std::string experts = "model.layers." + std::to_string(n) + ".mlp.experts.";
+  return {experts + "gate_up_proj", experts + "down_proj"};
 }
 
 std::vector<TensorShape> tensor_shapes(const ModelConfig& config) {

@@ -1,7 +1,7 @@
 // Read-only view of a gpt-oss checkpoint directory in any public layout: transformers MXFP4 (what the hub carries),
-// transformers bfloat16, and OpenAI's original. All are presented under transformers' names and shapes, without
-// copying: tensors are views of the memory-mapped files. Shapes: E experts, O output features, I input features, G = I
-// / 32.
+// transformers bfloat16, transformers with layers of both, and OpenAI's original. All are presented under transformers'
+// names and shapes, without copying: tensors are views of the memory-mapped files. Shapes: E experts, O output
+// features, I input features, G = I / 32.
 #pragma once
 
 #include <cstddef>
@@ -25,10 +25,14 @@ namespace ossature {
 /// How a checkpoint names its tensors.
 enum class Layout { kHf, kOpenAi };
 
+/// How a checkpoint stores its expert weights: all packed, all dense (bfloat16, or float32), or packed in some layers
+/// and dense in others.
+enum class ExpertStorage { kMxfp4, kBf16, kMixed };
+
 /// A weight of all experts of a layer: either MXFP4 or dense [E, O, I] (for transformers' bfloat16 layout, which stores
 /// [E, I, O], a transposed view).
 struct ExpertWeight {
-  Mxfp4Tensor packed;  // defined if the checkpoint is MXFP4
+  Mxfp4Tensor packed;  // defined if the layer's experts are stored in MXFP4
   at::Tensor dense;    // defined otherwise
 
   [[nodiscard]] bool is_packed() const { return packed.blocks.defined(); }
@@ -48,8 +52,7 @@ class Checkpoint {
   [[nodiscard]] const std::filesystem::path& dir() const;
   [[nodiscard]] const ModelConfig& config() const;
   [[nodiscard]] Layout layout() const;
-  /// Whether the experts are stored in MXFP4.
-  [[nodiscard]] bool is_mxfp4() const;
+  [[nodiscard]] ExpertStorage experts() const;
   /// Bytes of all tensors as stored.
   [[nodiscard]] std::int64_t stored_bytes() const;
   /// Number of weights (an MXFP4 weight counts once; its scales not).
@@ -86,6 +89,9 @@ struct TensorShape {
   bool is_expert_weight = false;
 };
 [[nodiscard]] std::vector<TensorShape> tensor_shapes(const ModelConfig& config);
+
+/// The names of the two expert weights of layer `n`, gate_up first.
+[[nodiscard]] std::vector<std::string> expert_weight_names(std::int64_t n);
 
 /// A tensor that wraps `bytes` of `file` without copying and keeps the file alive.
 [[nodiscard]] at::Tensor wrap(const std::shared_ptr<const SafetensorsFile>& file, const TensorInfo& info);

@@ -69,8 +69,10 @@ struct ModelConfig {
 /// Throws CheckpointError naming `where` if a dimension is absurd or two disagree.
 void validate(const ModelConfig& config, const std::string& where);
 
-/// config.json in the transformers layout; with `mxfp4` it carries the quantization_config that loaders look for.
-[[nodiscard]] std::string hf_config_json(const ModelConfig& config, bool mxfp4);
+/// config.json in the transformers layout; with `mxfp4` it carries the quantization_config that loaders look for, which
+/// excepts the experts of `dense_layers`.
+[[nodiscard]] std::string hf_config_json(const ModelConfig& config, bool mxfp4,
+                                         const std::vector<std::int64_t>& dense_layers = {});
 
 /// config.json of OpenAI's original layout. Throws CheckpointError if `config` differs from what that layout fixes:
 /// even layers slide, rms_norm_eps 1e-5, no truncation, YaRN from initial_context_length.

@@ -21,7 +21,7 @@ json token(std::int64_t id) {
 
 }  // namespace
 
-std::string hf_config_json(const ModelConfig& config, bool mxfp4) {
+std::string hf_config_json(const ModelConfig& config, bool mxfp4, const std::vector<std::int64_t>& dense_layers) {
   json layer_types = json::array();
   for (const bool is_sliding : config.sliding_layers)
     layer_types.push_back(is_sliding ? "sliding_attention" : "full_attention");
@@ -66,11 +66,11 @@ std::string hf_config_json(const ModelConfig& config, bool mxfp4) {
       {"use_cache", true},
       {"vocab_size", config.vocab_size},
   };
-  if (mxfp4)
-    root["quantization_config"] = {
-        {"modules_to_not_convert",
-         {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"}},
-        {"quant_method", "mxfp4"}};
+  if (mxfp4) {
+    json dense = {"model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"};
+    for (const std::int64_t n : dense_layers) dense.push_back("model.layers." + std::to_string(n) + ".mlp.experts");
+    root["quantization_config"] = {{"modules_to_not_convert", dense}, {"quant_method", "mxfp4"}};
+  }
   return root.dump(2) + "\n";
 }
 

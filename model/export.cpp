@@ -1,14 +1,17 @@
 #include "model/export.h"
 
-#include <map>
+#include <algorithm>
+#include <limits>
 #include <memory>
+#include <numeric>
+#include <set>
+#include <stdexcept>
 #include <string>
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
 #include "model/companions.h"
-#include "model/merge.h"
 #include "model/staging_directory.h"
 
 namespace ossature {
@@ -28,22 +31,15 @@ at::Tensor stored_as(const at::Tensor& merged, at::ScalarType dtype, const std::
   return result;
 }
 
-/// Plans the tensors of one export. The pairs and the checkpoint must outlive the plan.
+/// Plans the tensors of one export. Base, merger and replacements must outlive the plan.
 class Plan {
  public:
-  Plan(const Checkpoint& base, const Lora* adapter) : base_(base) {
-    if (adapter == nullptr) return;
-    for (const LoraTarget& target : adapter->targets()) {
-      std::string name = target.name;
-      const bool is_parameter = target.slot == LoraSlot::kRouter || target.slot == LoraSlot::kGateUpProj ||
-                                target.slot == LoraSlot::kDownProj;
-      if (!is_parameter) name += ".weight";
-      pairs_[name] = {adapter->a(target), adapter->b(target), target.scale};
-    }
-  }
+  Plan(const Checkpoint& base, const Merger& merger, const Replacements* replacements)
+      : base_(base), merger_(merger), replacements_(replacements) {}
 
   /// Rows of the stored tensors `names`, one after the other, as one tensor.
   void add_dense(const std::string& name, std::vector<std::string> names) {
+    merged_ += std::ranges::count_if(names, [&](const std::string& part) { return merger_.pair(part).defined(); });
     std::vector<std::int64_t> shape = base_.tensor(names.front()).sizes().vec();
     auto dtype = base_.tensor(names.front()).scalar_type();
     for (std::size_t i = 1; i < names.size(); ++i) {
@@ -53,11 +49,7 @@ class Plan {
     }
     tensors_.push_back({name, stored_dtype(dtype), shape, [this, names, dtype](const ByteSink& sink) {
                           for (const std::string& part : names) {
-                            const at::Tensor stored = base_.tensor(part);
-                            const auto pair = pairs_.find(part);
-                            write_tensor(pair == pairs_.end() ? stored.to(dtype)
-                                                              : stored_as(merge(stored, pair->second), dtype, part),
-                                         sink);
+                            write_tensor(dense(part, dtype), sink);
                           }
                         }});
   }
@@ -68,7 +60,7 @@ class Plan {
     tensors_.push_back({name,
                         stored_dtype(dtype),
                         {weight.num_experts(), weight.in_features(), weight.out_features()},
-                        [weight, dtype, source, pair = pair_of(source)](const ByteSink& sink) {
+                        [weight, dtype, source, pair = planned_pair(source)](const ByteSink& sink) {
                           if (!weight.is_packed() && !pair.defined())
                             return write_tensor(weight.dense.transpose(1, 2), sink);
                           for (std::int64_t e = 0; e < weight.num_experts(); ++e) {
@@ -79,7 +71,7 @@ class Plan {
 
   void add_experts_mxfp4(const std::string& blocks_name, const std::string& scales_name, const std::string& source) {
     const ExpertWeight weight = base_.expert_weight(source);
-    const LowRank pair = pair_of(source);
+    const LowRank pair = planned_pair(source);
     const auto experts = weight.num_experts(), out = weight.out_features(),
                groups = weight.in_features() / kMxfp4BlockSize;
     // Blocks are made, and written, before scales, so the scales wait here: 1/17 of the tensor.
@@ -87,7 +79,12 @@ class Plan {
     tensors_.push_back({blocks_name,
                         DType::kU8,
                         {experts, out, groups, kMxfp4BlockBytes},
-                        [weight, pair, scales](const ByteSink& sink) {
+                        [this, weight, pair, scales, source](const ByteSink& sink) {
+                          if (const Mxfp4Tensor* replaced = replacement(source)) {
+                            write_tensor(replaced->blocks, sink);
+                            scales->push_back(replaced->scales);
+                            return;
+                          }
                           if (weight.is_packed() && !pair.defined()) {
                             write_tensor(weight.packed.blocks, sink);
                             scales->push_back(weight.packed.scales);
@@ -107,22 +104,47 @@ class Plan {
 
   [[nodiscard]] std::vector<PlannedTensor>& tensors() { return tensors_; }
 
+  /// Throws std::logic_error if a pair of the merger is not part of the plan: an adapter is merged whole or not at all.
+  void check_complete() const {
+    if (merged_ != std::ssize(merger_.pairs())) throw std::logic_error("export: a pair of the adapter was not merged");
+  }
+
  private:
-  [[nodiscard]] LowRank pair_of(const std::string& name) const {
-    const auto found = pairs_.find(name);
-    return found == pairs_.end() ? LowRank{} : found->second;
+  [[nodiscard]] LowRank planned_pair(const std::string& name) {
+    const LowRank pair = merger_.pair(name);
+    if (pair.defined()) ++merged_;
+    return pair;
+  }
+
+  [[nodiscard]] at::Tensor dense(const std::string& name, at::ScalarType dtype) const {
+    if (replacements_ != nullptr) {
+      const auto found = replacements_->tensors.find(name);
+      if (found != replacements_->tensors.end()) return found->second.to(dtype);
+    }
+    const LowRank pair = merger_.pair(name);
+    const at::Tensor stored = base_.tensor(name);
+    return pair.defined() ? stored_as(merge(stored, pair), dtype, name) : stored.to(dtype);
+  }
+
+  [[nodiscard]] const Mxfp4Tensor* replacement(const std::string& name) const {
+    if (replacements_ == nullptr) return nullptr;
+    const auto found = replacements_->experts.find(name);
+    return found == replacements_->experts.end() ? nullptr : &found->second;
   }
 
   const Checkpoint& base_;
-  std::map<std::string, LowRank> pairs_;  // by the name of the tensor they change
+  const Merger& merger_;
+  const Replacements* replacements_;
+  std::int64_t merged_ = 0;  // pairs that the plan has
   std::vector<PlannedTensor> tensors_;
 };
 
-void plan_hf(Plan& plan, const ModelConfig& config, ExpertStorage experts) {
+/// `dense`: names of the expert weights that are not stored in MXFP4.
+void plan_hf(Plan& plan, const ModelConfig& config, const std::set<std::string>& dense) {
   for (const TensorShape& tensor : tensor_shapes(config)) {
     if (!tensor.is_expert_weight) {
       plan.add_dense(tensor.name, {tensor.name});
-    } else if (experts == ExpertStorage::kMxfp4) {
+    } else if (dense.count(tensor.name) == 0) {
       plan.add_experts_mxfp4(tensor.name + "_blocks", tensor.name + "_scales", tensor.name);
     } else {
       plan.add_experts_bf16(tensor.name, tensor.name);
@@ -169,7 +191,17 @@ std::string openai_dtypes_json(const std::vector<PlannedTensor>& tensors) {
 
 }  // namespace
 
-void export_checkpoint(const Checkpoint& base, const Lora* adapter, const ExportOptions& options,
+std::vector<std::int64_t> dense_layers(const Checkpoint& base, const Merger& merger) {
+  std::vector<std::int64_t> layers;
+  for (std::int64_t n = 0; n < base.config().num_hidden_layers; ++n) {
+    const bool is_dense =
+        base.experts() == ExpertStorage::kMixed && !base.expert_weight(expert_weight_names(n).front()).is_packed();
+    if (is_dense || merger.changes_experts(n)) layers.push_back(n);
+  }
+  return layers;
+}
+
+void export_checkpoint(const Checkpoint& base, const Merger& merger, const ExportOptions& options,
                        const std::filesystem::path& out,
                        const std::function<void(std::int64_t, std::int64_t)>& progress) {
   const bool is_openai = options.format == ExportFormat::kOpenAi;
@@ -177,19 +209,29 @@ void export_checkpoint(const Checkpoint& base, const Lora* adapter, const Export
     throw CheckpointError("export: OpenAI's layout has experts in MXFP4 only; use --experts mxfp4, or --format hf");
   }
   const ModelConfig& config = base.config();
-  Plan plan(base, adapter);
+  std::vector<std::int64_t> dense;
+  if (options.experts == ExpertStorage::kMixed) dense = dense_layers(base, merger);
+  if (options.experts == ExpertStorage::kBf16) {
+    dense.resize(static_cast<std::size_t>(config.num_hidden_layers));
+    std::iota(dense.begin(), dense.end(), 0);
+  }
+  const bool has_mxfp4 = std::ssize(dense) < config.num_hidden_layers;
+  Plan plan(base, merger, options.replacements);
   if (is_openai) {
     plan_openai(plan, config);
   } else {
-    plan_hf(plan, config, options.experts);
+    std::set<std::string> dense_weights;
+    for (const std::int64_t n : dense)
+      for (const std::string& name : expert_weight_names(n)) dense_weights.insert(name);
+    plan_hf(plan, config, dense_weights);
   }
+  plan.check_complete();
   StagingDirectory staging(out);
   // OpenAI's loader knows no index: one file.
   write_checkpoint_files(staging.path(), plan.tensors(),
                          is_openai ? std::numeric_limits<std::int64_t>::max() : options.max_shard_bytes, progress);
-  write_text_file(
-      staging.path() / "config.json",
-      is_openai ? openai_config_json(config) : hf_config_json(config, options.experts == ExpertStorage::kMxfp4));
+  write_text_file(staging.path() / "config.json",
+                  is_openai ? openai_config_json(config) : hf_config_json(config, has_mxfp4, dense));
   if (is_openai) write_text_file(staging.path() / "dtypes.json", openai_dtypes_json(plan.tensors()));
   copy_companion_files(base.dir(), staging.path());
   staging.commit();

@@ -1,31 +1,46 @@
-// Writes base + adapter as a checkpoint that inference engines load. Tensors that no adapter touches are copied byte
+// Writes base + adapters as a checkpoint that inference engines load. Tensors that no adapter touches are copied byte
 // for byte; the rest is merged in float32, one tensor (of experts: one expert) at a time.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <map>
+#include <string>
+#include <vector>
 
 #include "model/checkpoint.h"
 #include "model/checkpoint_writer.h"
-#include "model/lora.h"
+#include "model/merge.h"
 
 namespace ossature {
 
 enum class ExportFormat { kHf, kOpenAi };
-enum class ExpertStorage { kMxfp4, kBf16 };
+
+/// Tensors that are written instead of what base and adapters give, by transformers' names: what calibrated rounding
+/// and recovery found. Views of mapped files will do.
+struct Replacements {
+  std::map<std::string, Mxfp4Tensor> experts;  // weights that are stored in MXFP4
+  std::map<std::string, at::Tensor> tensors;   // others, in shape and dtype as the base has them
+};
 
 struct ExportOptions {
   ExportFormat format = ExportFormat::kHf;
-  ExpertStorage experts = ExpertStorage::kMxfp4;  // MXFP4 by rounding merged values to nearest
+  /// kMxfp4: merged values rounded to nearest, where no replacement is given. kMixed: bfloat16 in the layers whose
+  /// experts an adapter targets, or which a base of mixed storage has dense; MXFP4 in the others.
+  ExpertStorage experts = ExpertStorage::kMxfp4;
   std::int64_t max_shard_bytes = kMaxShardBytes;
+  const Replacements* replacements = nullptr;
 };
 
+/// The layers whose experts an export of mixed storage has in bfloat16.
+[[nodiscard]] std::vector<std::int64_t> dense_layers(const Checkpoint& base, const Merger& merger);
+
 /// Writes into the new directory `out`: it appears under its name only when complete. config.json is written for the
-/// format; tokenizer and chat template files of the base travel along. `adapter` may be null: then only the layout
-/// changes. Throws CheckpointError if `out` exists and is not empty, or for OpenAI's format with bfloat16 experts
-/// (which it has not got).
-void export_checkpoint(const Checkpoint& base, const Lora* adapter, const ExportOptions& options,
+/// format; tokenizer and chat template files of the base travel along. An empty `merger` changes the layout alone.
+/// Throws CheckpointError if `out` exists and is not empty, or for OpenAI's format with bfloat16 experts (which it has
+/// not got).
+void export_checkpoint(const Checkpoint& base, const Merger& merger, const ExportOptions& options,
                        const std::filesystem::path& out,
                        const std::function<void(std::int64_t, std::int64_t)>& progress = {});
 

@@ -38,10 +38,10 @@ at::Tensor& member(Transformer& transformer, const std::string& name) {
 }  // namespace
 
 std::unique_ptr<ParameterSet> make_trainable(const Checkpoint& checkpoint, Transformer& transformer) {
-  if (checkpoint.is_mxfp4()) {
+  if (checkpoint.experts() != ExpertStorage::kBf16) {
     throw CheckpointError(
         checkpoint.dir().string() +
-        ": the experts are in MXFP4, which full training cannot change; export it with --experts bf16 first, or "
+        ": experts are in MXFP4, which full training cannot change; export it with --experts bf16 first, or "
         "train an adapter (train.mode=lora)");
   }
   std::vector<ParameterSpec> specs;

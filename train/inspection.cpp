@@ -91,7 +91,9 @@ Inspection inspect_checkpoint(const fs::path& dir) {
   return {"checkpoint",
           dir,
           {{"layout", checkpoint.layout() == Layout::kHf ? "transformers" : "openai"},
-           {"experts", checkpoint.is_mxfp4() ? "mxfp4" : "dense"},
+           {"experts", checkpoint.experts() == ExpertStorage::kMxfp4   ? "mxfp4"
+                       : checkpoint.experts() == ExpertStorage::kMixed ? "mixed"
+                                                                       : "dense"},
            {"parameters", checkpoint.num_parameters()},
            {"stored_bytes", checkpoint.stored_bytes()},
            {"num_hidden_layers", config.num_hidden_layers},

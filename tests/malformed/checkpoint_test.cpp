@@ -218,7 +218,7 @@ TEST(HostileCheckpoint, NamesAreShownEscaped) {
 
 TEST(HostileCheckpoint, LayoutsAreMixed) {
   const std::string gate_up = "model.layers.1.mlp.experts.gate_up_proj";
-  {  // one layer dense, the others packed, and the other way round
+  {  // of a layer one weight dense, the other packed: a layer's experts are one module to every loader
     const Copy packed("hf"), dense("hf-bf16");
     Tensors mostly_packed = packed.tensors(), mostly_dense = dense.tensors();
     const at::Tensor one_dense = mostly_dense.at(gate_up);
@@ -229,7 +229,7 @@ TEST(HostileCheckpoint, LayoutsAreMixed) {
     }
     mostly_packed[gate_up] = one_dense;
     packed.write(mostly_packed);
-    packed.expect("", gate_up + "_blocks is missing");
+    packed.expect("", "tensor model.layers.1.mlp.experts.down_proj is missing");
     dense.write(mostly_dense);
     dense.expect("", "tensor " + gate_up + " is missing");
   }

@@ -32,8 +32,8 @@ void expect_same_tensors(const Tensors& found, const Tensors& expected) {
 }
 
 /// Exports `from` and returns the tensors of `scratch`/out.
-Tensors exported(const fs::path& from, const Lora* adapter, const ExportOptions& options, const Scratch& scratch) {
-  export_checkpoint(Checkpoint(from), adapter, options, scratch.path() / "out");
+Tensors exported(const fs::path& from, const Merger& merger, const ExportOptions& options, const Scratch& scratch) {
+  export_checkpoint(Checkpoint(from), merger, options, scratch.path() / "out");
   return read_all_tensors(scratch.path() / "out");
 }
 
@@ -45,17 +45,17 @@ TEST(Export, EveryLayoutBecomesThePeersOther) {
          {std::pair{kHfMxfp4, "hf"}, std::pair{kHfBf16, "hf-bf16"}, std::pair{kOpenAi, "openai"}}) {
       const Scratch scratch;
       SCOPED_TRACE(std::string(from) + " to " + to);
-      expect_same_tensors(exported(small(from), nullptr, options, scratch), read_all_tensors(small(to)));
+      expect_same_tensors(exported(small(from), {}, options, scratch), read_all_tensors(small(to)));
     }
   }
   const Scratch scratch;
-  expect_same_tensors(exported(small("hf-bf16"), nullptr, kHfBf16, scratch), read_all_tensors(small("hf-bf16")));
+  expect_same_tensors(exported(small("hf-bf16"), {}, kHfBf16, scratch), read_all_tensors(small("hf-bf16")));
 }
 
 TEST(Export, ThereAndBackIsTheSameModel) {
   const Scratch first, second;
-  (void)exported(small("hf"), nullptr, kOpenAi, first);
-  expect_same_tensors(exported(first.path() / "out", nullptr, kHfMxfp4, second), read_all_tensors(small("hf")));
+  (void)exported(small("hf"), {}, kOpenAi, first);
+  expect_same_tensors(exported(first.path() / "out", {}, kHfMxfp4, second), read_all_tensors(small("hf")));
   ModelConfig config = read_config(small("hf") / "config.json");
   config.eos_token_id = config.pad_token_id = -1;  // OpenAI's config.json has none, and the vocabulary is not o200k's
   EXPECT_EQ(read_config(second.path() / "out/config.json"), config);
@@ -65,9 +65,9 @@ TEST(Export, ThereAndBackIsTheSameModel) {
 TEST(Export, Bfloat16OnTheGridBecomesMxfp4OfTheSameValues) {
   for (const ExportOptions& options : {kHfMxfp4, kOpenAi}) {
     const Scratch scratch;
-    (void)exported(small("hf-bf16"), nullptr, options, scratch);
+    (void)exported(small("hf-bf16"), {}, options, scratch);
     const Checkpoint packed(scratch.path() / "out"), dense(small("hf-bf16"));
-    ASSERT_TRUE(packed.is_mxfp4());
+    ASSERT_EQ(packed.experts(), ExpertStorage::kMxfp4);
     for (const TensorShape& tensor : tensor_shapes(dense.config())) {
       if (!tensor.is_expert_weight) {
         EXPECT_TRUE(same_bytes(packed.tensor(tensor.name), dense.tensor(tensor.name))) << tensor.name;
@@ -90,8 +90,8 @@ TEST(Export, Float32StaysFloat32) {
       if (name != narrow) tensor = tensor.to(at::kFloat) * 1.0001f;
     }
     testing::write_tensors(in.path() / "base/model.safetensors", tensors);
-    expect_same_tensors(exported(in.path() / "base", nullptr, kHfBf16, out), tensors);
-    const at::Tensor qkv = exported(in.path() / "base", nullptr, kOpenAi, joint).at("block.0.attn.qkv.weight");
+    expect_same_tensors(exported(in.path() / "base", {}, kHfBf16, out), tensors);
+    const at::Tensor qkv = exported(in.path() / "base", {}, kOpenAi, joint).at("block.0.attn.qkv.weight");
     EXPECT_TRUE(same_bytes(qkv.narrow(0, 0, 64), tensors.at(q).to(at::kFloat)));
     EXPECT_TRUE(same_bytes(qkv.narrow(0, 64, 32), tensors.at(k).to(at::kFloat)));
   }
@@ -102,7 +102,7 @@ TEST(Export, ShardsHoldTheSameTensors) {
     const Scratch scratch;
     ExportOptions options = kHfMxfp4;
     options.max_shard_bytes = limit;
-    expect_same_tensors(exported(small("hf"), nullptr, options, scratch), read_all_tensors(small("hf")));
+    expect_same_tensors(exported(small("hf"), {}, options, scratch), read_all_tensors(small("hf")));
     EXPECT_EQ(fs::exists(scratch.path() / "out/model.safetensors.index.json"), limit < (1 << 20));
     EXPECT_EQ(Checkpoint(scratch.path() / "out").num_parameters(), Checkpoint(small("hf")).num_parameters());
   }
@@ -152,7 +152,8 @@ bool is_attention_weight(const std::string& name) {
 TEST(Export, AdapterIsMergedIntoWhatItTargetsAndNothingElse) {
   const Merged m;
   const Scratch scratch;
-  const Tensors found = exported(small("hf"), &m.lora, kHfBf16, scratch), base = read_all_tensors(small("hf-bf16"));
+  const Tensors found = exported(small("hf"), Merger(m.lora), kHfBf16, scratch),
+                base = read_all_tensors(small("hf-bf16"));
   ASSERT_EQ(found.size(), base.size());
   for (const auto& [name, tensor] : base) {
     if (is_attention_weight(name)) {
@@ -171,7 +172,7 @@ TEST(Export, MergedExpertsAreTheNearestMxfp4) {
   const Merged m;
   for (const ExportOptions& options : {kHfMxfp4, kOpenAi}) {
     const Scratch scratch;
-    export_checkpoint(m.base, &m.lora, options, scratch.path() / "out");
+    export_checkpoint(m.base, Merger(m.lora), options, scratch.path() / "out");
     const Checkpoint out(scratch.path() / "out");
     for (const TensorShape& tensor : tensor_shapes(m.base.config())) {
       if (is_attention_weight(tensor.name)) {
@@ -199,7 +200,7 @@ TEST(Export, UntouchedExpertsKeepTheirBlocks) {
         std::pair{"adapter-patterns", "nothing"}}) {
     const Scratch scratch;
     const Lora lora = read_adapter(small(adapter), read_config(small("hf") / "config.json"));
-    const Tensors found = exported(small("hf"), &lora, kHfMxfp4, scratch), base = read_all_tensors(small("hf"));
+    const Tensors found = exported(small("hf"), Merger(lora), kHfMxfp4, scratch), base = read_all_tensors(small("hf"));
     ASSERT_EQ(found.size(), base.size());
     std::size_t changed = 0;
     for (const auto& [name, tensor] : base) {
@@ -215,6 +216,90 @@ TEST(Export, UntouchedExpertsKeepTheirBlocks) {
   }
 }
 
+/// Trained on layer 1's down_proj alone.
+Lora one_expert_weight(const ModelConfig& config) {
+  LoraConfig lora;
+  lora.r = 2;
+  lora.lora_alpha = 3.0;
+  lora.target_parameters = {"1.mlp.experts.down_proj"};
+  Lora adapter(lora, config, 4);
+  adapter.parameters().values().uniform_(-0.5, 0.5);
+  return adapter;
+}
+
+constexpr ExportOptions kMixed{ExportFormat::kHf, ExpertStorage::kMixed};
+
+TEST(Export, MixedHasBfloat16WhereExpertsChangedAndIsReadAgain) {
+  const Lora lora = one_expert_weight(read_config(small("hf") / "config.json"));
+  const Scratch mixed, dense, again;
+  const Tensors found = exported(small("hf"), Merger(lora), kMixed, mixed), packed = read_all_tensors(small("hf")),
+                merged = exported(small("hf"), Merger(lora), kHfBf16, dense);
+  for (const auto& [name, tensor] : found) {
+    const bool is_dense = name.find("layers.1.mlp.experts.") != std::string::npos;
+    EXPECT_TRUE(same_bytes(tensor, is_dense ? merged.at(name) : packed.at(name))) << name;
+  }
+  EXPECT_EQ(found.size(), packed.size() - 2);
+  const json config = json::parse(read_bytes(mixed.path() / "out/config.json"));
+  const json& excepted = config.at("quantization_config").at("modules_to_not_convert");
+  EXPECT_EQ(excepted.size(), 5U);
+  EXPECT_EQ(excepted.back(), "model.layers.1.mlp.experts");
+
+  const Checkpoint read(mixed.path() / "out");
+  EXPECT_EQ(read.experts(), ExpertStorage::kMixed);
+  EXPECT_TRUE(read.expert_weight("model.layers.0.mlp.experts.gate_up_proj").is_packed());
+  EXPECT_FALSE(read.expert_weight("model.layers.1.mlp.experts.gate_up_proj").is_packed());
+  EXPECT_EQ(read.num_parameters(), Checkpoint(small("hf")).num_parameters());
+  expect_same_tensors(exported(mixed.path() / "out", {}, kMixed, again), found);
+}
+
+TEST(Export, MixedWithoutChangedExpertsIsMxfp4) {
+  const Scratch scratch;
+  expect_same_tensors(exported(small("hf"), {}, kMixed, scratch), read_all_tensors(small("hf")));
+  const json config = json::parse(read_bytes(scratch.path() / "out/config.json"));
+  EXPECT_EQ(config.at("quantization_config").at("modules_to_not_convert").size(), 4U);
+}
+
+TEST(Export, SeveralAdaptersAddUpByWeight) {
+  const Merged m;
+  const Lora other = one_expert_weight(m.base.config());
+  Merger merger(m.lora, 0.5);
+  merger.add(other, -2.0);
+  const Scratch scratch;
+  const Tensors found = exported(small("hf"), merger, kHfBf16, scratch);
+  const std::string name = "model.layers.1.mlp.experts.down_proj", q = "model.layers.0.self_attn.q_proj";
+  const at::Tensor base = mxfp4_decode(m.base.expert_weight(name).packed, at::kFloat).to(at::kDouble);
+  const LoraTarget& target = other.targets().front();
+  for (std::int64_t e = 0; e < 4; ++e) {
+    const at::Tensor product =
+        other.b(target)[e].detach().to(at::kDouble).matmul(other.a(target)[e].detach().to(at::kDouble));
+    const at::Tensor exact = base[e] + 0.5 * (m.expert(name, e) - base[e]) - 2.0 * 1.5 * product;
+    expect_rounded(found.at(name)[e].t(), exact, name);
+  }
+  const at::Tensor stored = m.base.tensor(q + ".weight").to(at::kDouble);
+  expect_rounded(found.at(q + ".weight"), stored + 0.5 * (m.dense(q) - stored), q);
+}
+
+TEST(Export, ReplacementsAreWrittenInsteadOfWhatIsMerged) {
+  const Merged m;
+  const std::string weight = "model.layers.0.mlp.experts.down_proj", bias = weight + "_bias";
+  Replacements replacements;
+  const Mxfp4Tensor other = m.base.expert_weight("model.layers.1.mlp.experts.down_proj").packed;
+  replacements.experts[weight] = other;
+  replacements.tensors[bias] = m.base.tensor("model.layers.1.mlp.experts.down_proj_bias");
+  for (ExportOptions options : {kHfMxfp4, kOpenAi}) {
+    const Scratch plain, replaced;
+    const Tensors before = exported(small("hf"), Merger(m.lora), options, plain);
+    options.replacements = &replacements;
+    (void)exported(small("hf"), Merger(m.lora), options, replaced);
+    const Checkpoint found(replaced.path() / "out"), merged(plain.path() / "out");
+    EXPECT_TRUE(same_bytes(found.expert_weight(weight).packed.blocks, other.blocks));
+    EXPECT_TRUE(same_bytes(found.expert_weight(weight).packed.scales, other.scales));
+    EXPECT_TRUE(same_bytes(found.tensor(bias), replacements.tensors.at(bias)));
+    const std::string rest = "model.layers.0.mlp.experts.gate_up_proj";
+    EXPECT_TRUE(same_bytes(found.expert_weight(rest).packed.blocks, merged.expert_weight(rest).packed.blocks));
+  }
+}
+
 TEST(Export, RouterIsMerged) {
   LoraConfig config;
   config.r = 2;
@@ -224,7 +309,7 @@ TEST(Export, RouterIsMerged) {
   Lora lora(config, base.config(), 4);
   lora.parameters().values().uniform_(-0.5, 0.5);
   const Scratch scratch;
-  const Tensors found = exported(small("hf"), &lora, kHfMxfp4, scratch), before = read_all_tensors(small("hf"));
+  const Tensors found = exported(small("hf"), Merger(lora), kHfMxfp4, scratch), before = read_all_tensors(small("hf"));
   const LoraTarget& target = lora.targets().front();
   const at::Tensor product = lora.b(target).detach().to(at::kDouble).matmul(lora.a(target).detach().to(at::kDouble));
   for (const auto& [name, tensor] : before) {
@@ -248,7 +333,7 @@ TEST(Export, CompanionFilesTravelAlong) {
     fs::copy(small("openai"), base / below, fs::copy_options::recursive);
     for (const std::string& name : kCompanions) scratch.write("base/" + name, "bytes of " + name + "\n\xff");
     scratch.write("base/README.md", "not one of them");
-    export_checkpoint(Checkpoint(base), nullptr, kHfMxfp4, scratch.path() / "out");
+    export_checkpoint(Checkpoint(base), {}, kHfMxfp4, scratch.path() / "out");
     for (const std::string& name : kCompanions)
       EXPECT_EQ(read_bytes(scratch.path() / "out" / name), "bytes of " + name + "\n\xff");
     EXPECT_FALSE(fs::exists(scratch.path() / "out/README.md"));
@@ -257,9 +342,9 @@ TEST(Export, CompanionFilesTravelAlong) {
 
 TEST(Export, ConfigurationBelongsToTheLayout) {
   const Scratch mxfp4, bf16, openai;
-  (void)exported(small("hf"), nullptr, kHfMxfp4, mxfp4);
-  (void)exported(small("hf"), nullptr, kHfBf16, bf16);
-  (void)exported(small("hf"), nullptr, kOpenAi, openai);
+  (void)exported(small("hf"), {}, kHfMxfp4, mxfp4);
+  (void)exported(small("hf"), {}, kHfBf16, bf16);
+  (void)exported(small("hf"), {}, kOpenAi, openai);
   EXPECT_EQ(json::parse(read_bytes(mxfp4.path() / "out/config.json")).at("quantization_config").at("quant_method"),
             "mxfp4");
   EXPECT_FALSE(json::parse(read_bytes(bf16.path() / "out/config.json")).contains("quantization_config"));
@@ -280,7 +365,7 @@ TEST(Export, ConfigurationBelongsToTheLayout) {
 TEST(Export, ProgressReachesTheWhole) {
   const Scratch scratch;
   std::int64_t last = 0, whole = 0;
-  export_checkpoint(Checkpoint(small("hf")), nullptr, {}, scratch.path() / "out",
+  export_checkpoint(Checkpoint(small("hf")), {}, {}, scratch.path() / "out",
                     [&](std::int64_t written, std::int64_t total) {
                       EXPECT_GE(written, last);
                       last = written;
@@ -296,24 +381,31 @@ std::size_t entries(const fs::path& dir) {
   return count;
 }
 
+TEST(ExportRefuses, MixedInOpenAisLayout) {
+  const Scratch scratch;
+  EXPECT_THROW(export_checkpoint(Checkpoint(small("hf")), {}, {ExportFormat::kOpenAi, ExpertStorage::kMixed},
+                                 scratch.path() / "out"),
+               CheckpointError);
+}
+
 TEST(ExportRefuses, DirectoryThatHoldsAnything) {
   const Scratch scratch;
   scratch.write("full/precious", "x");
   const fs::path file = scratch.write("file", "x");
   const Checkpoint base(small("hf"));
   for (const fs::path& out : {scratch.path() / "full", file, scratch.path() / "full/"})
-    EXPECT_THROW(export_checkpoint(base, nullptr, {}, out), CheckpointError) << out;
+    EXPECT_THROW(export_checkpoint(base, {}, {}, out), CheckpointError) << out;
   EXPECT_EQ(read_bytes(scratch.path() / "full/precious"), "x");
   EXPECT_EQ(entries(scratch.path()), 2U);
   fs::create_directory(scratch.path() / "empty");
-  EXPECT_NO_THROW(export_checkpoint(base, nullptr, {}, scratch.path() / "empty"));
-  EXPECT_NO_THROW(export_checkpoint(base, nullptr, {}, scratch.path() / "slash/"));
+  EXPECT_NO_THROW(export_checkpoint(base, {}, {}, scratch.path() / "empty"));
+  EXPECT_NO_THROW(export_checkpoint(base, {}, {}, scratch.path() / "slash/"));
   EXPECT_NO_THROW(Checkpoint(scratch.path() / "slash"));
 }
 
 TEST(ExportRefuses, OpenAiLayoutWithBfloat16Experts) {
   const Scratch scratch;
-  EXPECT_THROW(export_checkpoint(Checkpoint(small("hf")), nullptr, {ExportFormat::kOpenAi, ExpertStorage::kBf16},
+  EXPECT_THROW(export_checkpoint(Checkpoint(small("hf")), {}, {ExportFormat::kOpenAi, ExpertStorage::kBf16},
                                  scratch.path() / "out"),
                CheckpointError);
   EXPECT_EQ(entries(scratch.path()), 0U);
@@ -328,7 +420,7 @@ TEST(ExportRefuses, AdapterWhoseMergeIsNotFinite) {
       config.target_parameters = {parameter};
       Lora lora(config, base.config(), 0);
       lora.parameters().values().fill_(1e30f);
-      EXPECT_THROW(export_checkpoint(base, &lora, options, scratch.path() / "a/b/out"), CheckpointError);
+      EXPECT_THROW(export_checkpoint(base, Merger(lora), options, scratch.path() / "a/b/out"), CheckpointError);
       EXPECT_EQ(entries(scratch.path()), 0U);  // nor the directories made on the way
     }
   }
@@ -340,8 +432,7 @@ TEST(ExportFails, InTheMiddleAndLeavesNothing) {
   const auto stop = [](std::int64_t written, std::int64_t total) {
     if (2 * written > total) throw std::runtime_error("interrupted");
   };
-  EXPECT_THROW(export_checkpoint(Checkpoint(small("hf")), nullptr, {}, scratch.path() / "out", stop),
-               std::runtime_error);
+  EXPECT_THROW(export_checkpoint(Checkpoint(small("hf")), {}, {}, scratch.path() / "out", stop), std::runtime_error);
   EXPECT_EQ(entries(scratch.path()), 1U);
   EXPECT_EQ(entries(scratch.path() / "out"), 0U);
 }

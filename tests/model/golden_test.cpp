@@ -168,7 +168,7 @@ TEST_P(GoldenTest, MergedModelInBFloat16KeepsTheAdapter) {
                    ("ossature-merged-" + std::to_string(getpid()) + golden_.dir().filename().string());
   std::filesystem::remove_all(out);
   const LoadedModel model = load("hf", "adapter-trained");
-  export_checkpoint(model.checkpoint, &*model.adapter, {ExportFormat::kHf, ExpertStorage::kBf16}, out);
+  export_checkpoint(model.checkpoint, Merger(*model.adapter), {ExportFormat::kHf, ExpertStorage::kBf16}, out);
   const LoadedModel merged = load_model(out, std::nullopt, at::kFloat);
   // Merged weights are rounded to bfloat16, so this is an average, of a size that a lost delta exceeds tenfold.
   const at::Tensor found = all_log_probs(merged.transformer, golden_.rows());

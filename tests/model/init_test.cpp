@@ -37,7 +37,7 @@ TEST_P(InitStorage, OpensAsACheckpointOfItsConfiguration) {
   checkpoint.check_scales();
   EXPECT_EQ(checkpoint.config(), tiny());
   EXPECT_EQ(checkpoint.layout(), Layout::kHf);
-  EXPECT_EQ(checkpoint.is_mxfp4(), GetParam() == ExpertStorage::kMxfp4);
+  EXPECT_EQ(checkpoint.experts(), GetParam());
 }
 
 TEST_P(InitStorage, WeightsAreNormalNormsOneAndBiasesZero) {

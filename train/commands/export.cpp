@@ -1,44 +1,97 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 #include <memory>
+#include <optional>
 
-#include "model/adapter.h"
 #include "model/export.h"
+#include "train/commands/adapter_options.h"
 #include "train/commands/command.h"
 #include "train/commands/progress.h"
+#include "train/recipe.h"
+#include "train/verification.h"
 
 namespace ossature {
 namespace {
 
 struct Options {
   std::filesystem::path model, out;
-  std::optional<std::filesystem::path> adapter;
+  std::vector<std::string> adapters;
   std::string format = "hf";
   std::string experts = "mxfp4";
+  std::optional<std::filesystem::path> verify;
+  bool no_verify = false;
+  VerificationOptions verification;
 };
+
+/// The validation data of the run that made the adapter, if it lies in a run folder and the file is still there.
+std::optional<std::filesystem::path> validation_data(const std::vector<WeightedAdapter>& adapters) {
+  for (const WeightedAdapter& adapter : adapters) {
+    const std::filesystem::path recipe =
+        std::filesystem::absolute(adapter.dir / "").parent_path().parent_path() / "recipe.yaml";
+    if (!std::filesystem::exists(recipe)) continue;
+    const std::optional<std::filesystem::path> data = read_recipe(recipe).data.validation;
+    if (data && std::filesystem::exists(*data)) return data;
+  }
+  return std::nullopt;
+}
+
+/// Opens what was written as any reader does, and says what it kept. Throws CheckpointError if that is less than asked.
+void verify(const Options& options, const std::vector<WeightedAdapter>& adapters, const Checkpoint& base,
+            const Merger& merger, const Checkpoint& written) {
+  const std::optional<std::filesystem::path> file = options.verify ? options.verify : validation_data(adapters);
+  if (!file) {
+    const TensorComparison found = compare_tensors(base, merger, written);
+    std::cout << "tensors: " << found.identical + found.dense_experts << " as in the base, " << found.merged
+              << " merged, " << found.lost_to_rounding << " lost to rounding, " << found.others.size()
+              << " changed otherwise; what was kept of the adapter is not known: give --verify FILE.h5\n";
+    return;
+  }
+  const auto data = std::make_shared<const TokenFileReader>(*file);
+  Verification found;
+  {
+    Progress progress("verify");
+    found = verify_export(base, merger, written, data, options.verification,
+                          [&](std::int64_t done, std::int64_t total) { progress.show(done, total); });
+  }
+  Inspection report = found.report();
+  report.path = file->string();
+  std::cout << to_text(report);
+  if (!found.passed()) throw CheckpointError(options.out.string() + ": " + found.advice(written.experts()));
+}
+
+const char* storage_name(ExpertStorage experts) {
+  return experts == ExpertStorage::kMxfp4  ? "MXFP4"
+         : experts == ExpertStorage::kBf16 ? "bfloat16"
+                                           : "MXFP4 and bfloat16";
+}
 
 void run(const Options& options) {
   if (options.format == "openai" && options.experts != "mxfp4") {
     throw CLI::ValidationError(
         "--experts", options.experts + " does not go with --format openai, which has experts in " + "MXFP4 only");
   }
+  const std::vector<WeightedAdapter> adapters = weighted_adapters(options.adapters);
   const Checkpoint base(options.model);
   base.check_scales();
-  std::optional<Lora> adapter;
-  if (options.adapter) adapter.emplace(read_adapter(*options.adapter, base.config()));
+  const Merger merger = merger_of(adapters, base.config());
   ExportOptions how;
   how.format = options.format == "openai" ? ExportFormat::kOpenAi : ExportFormat::kHf;
-  how.experts = options.experts == "bf16" ? ExpertStorage::kBf16 : ExpertStorage::kMxfp4;
+  how.experts = options.experts == "bf16"    ? ExpertStorage::kBf16
+                : options.experts == "mixed" ? ExpertStorage::kMixed
+                                             : ExpertStorage::kMxfp4;
   {
     Progress progress("export");
-    export_checkpoint(base, adapter ? &*adapter : nullptr, how, options.out,
+    export_checkpoint(base, merger, how, options.out,
                       [&](std::int64_t done, std::int64_t total) { progress.show(done, total); });
   }
   const Checkpoint written(options.out);
   std::cout << options.out.string() << ": " << written.num_parameters() << " parameters, " << written.stored_bytes()
             << " bytes, " << (written.layout() == Layout::kOpenAi ? "OpenAI's layout" : "transformers' layout")
-            << ", experts " << (written.is_mxfp4() ? "MXFP4" : "bfloat16")
-            << (options.adapter ? ", adapter merged" : "") << "\n";
+            << ", experts " << storage_name(written.experts());
+  if (adapters.size() == 1) std::cout << ", adapter merged";
+  if (adapters.size() > 1) std::cout << ", " << adapters.size() << " adapters merged";
+  std::cout << "\n";
+  if (!merger.pairs().empty() && !options.no_verify) verify(options, adapters, base, merger, written);
 }
 
 }  // namespace
@@ -47,14 +100,28 @@ void register_export(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("export", "Write base + adapter as a checkpoint that inference engines load");
   command->add_option("--model", options->model, "Base checkpoint directory")->required()->type_name("DIR");
-  command->add_option("--adapter", options->adapter, "Adapter directory (PEFT files)")->type_name("DIR");
+  add_adapter_option(*command, options->adapters);
   command->add_option("--out", options->out, "New directory")->required()->type_name("DIR");
   add_threads_option(*command);
   command->add_option("--format", options->format, "Layout: transformers' or OpenAI's original")
       ->check(CLI::IsMember({"hf", "openai"}))
       ->capture_default_str();
-  command->add_option("--experts", options->experts, "How expert weights are stored (openai: mxfp4 only)")
-      ->check(CLI::IsMember({"mxfp4", "bf16"}))
+  command
+      ->add_option("--experts", options->experts,
+                   "How expert weights are stored; mixed: bfloat16 in the layers whose experts "
+                   "an adapter changes (openai: mxfp4 only)")
+      ->check(CLI::IsMember({"mxfp4", "bf16", "mixed"}))
+      ->capture_default_str();
+  CLI::Option* data = command
+                          ->add_option("--verify", options->verify,
+                                       "Token file that was not trained on, to tell what the export kept (default: the "
+                                       "validation data of the adapter's run)")
+                          ->type_name("FILE.h5");
+  command->add_flag("--no-verify", options->no_verify, "Write only")->excludes(data);
+  command
+      ->add_option("--min-retention", options->verification.min_retention,
+                   "Exit code 3 if the export kept less of what the adapter gained")
+      ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   command->callback([options] { run(*options); });
 }

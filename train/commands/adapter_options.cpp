@@ -1,0 +1,46 @@
+#include "train/commands/adapter_options.h"
+
+#include <CLI/CLI.hpp>
+#include <charconv>
+#include <cmath>
+
+#include "model/adapter.h"
+
+namespace ossature {
+namespace {
+
+WeightedAdapter weighted_adapter(const std::string& text) {
+  const auto equals = text.rfind('=');
+  if (equals == std::string::npos || std::filesystem::exists(text)) return {text};
+  const std::string number = text.substr(equals + 1);
+  double weight = 0.0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), weight);
+  if (error != std::errc() || end != number.data() + number.size() || !std::isfinite(weight)) {
+    throw CLI::ValidationError("--adapter", text + ": the weight " + number + " is not a finite number; expected " +
+                                                "DIR or DIR=WEIGHT, such as runs/mine/adapter=0.5");
+  }
+  return {text.substr(0, equals), weight};
+}
+
+}  // namespace
+
+void add_adapter_option(CLI::App& command, std::vector<std::string>& arguments) {
+  command
+      .add_option("--adapter", arguments,
+                  "Adapter directory (PEFT files), times a weight if one is given; may be repeated")
+      ->type_name("DIR[=WEIGHT]");
+}
+
+std::vector<WeightedAdapter> weighted_adapters(const std::vector<std::string>& arguments) {
+  std::vector<WeightedAdapter> adapters;
+  for (const std::string& text : arguments) adapters.push_back(weighted_adapter(text));
+  return adapters;
+}
+
+Merger merger_of(const std::vector<WeightedAdapter>& adapters, const ModelConfig& model) {
+  Merger merger;
+  for (const auto& [dir, weight] : adapters) merger.add(read_adapter(dir, model), weight);
+  return merger;
+}
+
+}  // namespace ossature
