@@ -3,6 +3,8 @@
 import json
 import pathlib
 import random
+import shutil
+import struct
 
 import h5py
 import numpy
@@ -34,6 +36,27 @@ def write_figures(options, figures):
 
 def make(program, preset, num_layers, directory):
     process.run([program, "init", preset, "--layers", num_layers, "--out", directory])
+    return directory
+
+
+def route_all_alike(model, directory):
+    """A copy in which every token takes the same experts: a bias of 100 drowns the logits of random routers, which are below 1."""
+    shutil.copytree(model, directory)
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    chosen, others = config["num_experts_per_tok"], config["num_local_experts"] - config["num_experts_per_tok"]
+    bias = struct.pack("<H", 0x42C8) * chosen + bytes(2 * others)  # bfloat16's 100 and 0
+    found = 0
+    for path in directory.glob("*.safetensors"):
+        with open(path, "r+b") as file:
+            size = struct.unpack("<Q", file.read(8))[0]
+            for name, tensor in json.loads(file.read(size)).items():
+                if name.endswith(".mlp.router.bias"):
+                    begin, end = tensor["data_offsets"]
+                    assert tensor["dtype"] == "BF16" and end - begin == len(bias), tensor
+                    file.seek(8 + size + begin)
+                    file.write(bias)
+                    found += 1
+    assert found == config["num_hidden_layers"], found
     return directory
 
 

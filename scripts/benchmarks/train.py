@@ -27,10 +27,10 @@ LEARNING_RATE = 2e-4
 TOLERANCE = 0.02  # of the first loss, of about 12.8: ten times what two ways of computing it in bfloat16 differ by
 
 
-def recipe(options, data, folder, initial):
+def recipe(options, model, data, folder, initial):
     modules, parameters = TARGETS[options.targets]
     return {
-        "base_model": str(options.model),
+        "base_model": str(model),
         "output_dir": str(folder),
         "device": "cpu",
         "lora": {"r": options.rank, "lora_alpha": 2 * options.rank, "target_modules": modules, "target_parameters": parameters,
@@ -45,10 +45,10 @@ def recipe(options, data, folder, initial):
     }
 
 
-def ossature(options, data, threads):
+def ossature(options, data, threads, model=None):
     with tempfile.TemporaryDirectory(dir=data.parent) as scratch:
         path, folder = pathlib.Path(scratch) / "recipe.yaml", pathlib.Path(scratch) / "run"
-        path.write_text(json.dumps(recipe(options, data, folder, initial_adapter(data))), encoding="utf-8")  # JSON is YAML
+        path.write_text(json.dumps(recipe(options, model or options.model, data, folder, initial_adapter(data))), encoding="utf-8")  # JSON is YAML
         given = [f"train.threads={threads}", *options.set]
         ran = process.run([options.program, "train", path, *given], cores=threads)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -91,6 +91,7 @@ def arguments():
     parser.add_argument("--targets", choices=TARGETS, default="all")
     parser.add_argument("--steps", type=int, default=3, help="of a run; the first is not counted (3)")
     parser.add_argument("--scaling", action="store_true", help="each turn also ours with one thread on one core")
+    parser.add_argument("--one-expert", action="store_true", help="each turn also ours with every token routed to the same experts")
     parser.add_argument("--peer-experts", choices=["grouped_mm", "eager"], default="grouped_mm", help="how the peer computes experts")
     parser.add_argument("--peer-checkpointing", action="store_true", help="the peer recomputes layers: slower, less memory")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of our recipe, such as train.recompute=on")
@@ -101,7 +102,8 @@ def arguments():
 
 
 def measure(options, data, tokens):
-    runs = {"ossature": [], "ossature_one_thread": [], "peer": [], "roofline": [], "roofline_one_thread": []}
+    runs = {"ossature": [], "ossature_one_thread": [], "ossature_one_expert": [], "peer": [], "roofline": [], "roofline_one_thread": []}
+    alike = cut.route_all_alike(options.model, data.with_name("alike")) if options.one_expert else None
     for repeat in range(options.repeats):
         if not options.no_peer:
             runs["peer"].append(transformers(options, data, tokens))
@@ -109,6 +111,8 @@ def measure(options, data, tokens):
             before = roofline.measure(threads)
             runs["ossature" + suffix].append(ossature(options, data, threads))
             runs["roofline" + suffix].append(max(before, roofline.measure(threads)))
+        if alike:
+            runs["ossature_one_expert"].append(ossature(options, data, options.threads, alike))
         rates = [f"{name} {each[-1]['tokens_per_second']:.1f}" for name, each in runs.items() if each and isinstance(each[-1], dict)]
         print(f"bench: {repeat + 1} of {options.repeats}: {', '.join(rates)} tokens/s", file=sys.stderr)
     return runs
@@ -118,7 +122,8 @@ def summary(options, runs):
     """Medians over the turns; ratios are of the same turn, then their median."""
     gflop = 2 * cut.forward_gflop(options.model, options.tokens, options.tokens - 1) / options.tokens
     made = {"gflop_per_token": gflop}
-    for name, peak in [("ossature", "roofline"), ("peer", "roofline"), ("ossature_one_thread", "roofline_one_thread")]:
+    for name, peak in [("ossature", "roofline"), ("peer", "roofline"), ("ossature_one_thread", "roofline_one_thread"),
+                       ("ossature_one_expert", "roofline")]:
         if runs[name]:
             rate = statistics.median(each["tokens_per_second"] for each in runs[name])
             made[name] = {
@@ -133,7 +138,7 @@ def summary(options, runs):
                 "last_loss": runs[name][0]["losses"][-1],
             }
     made["roofline_gflop_per_second"] = statistics.median(runs["roofline"])
-    made["others_share"] = max(each["others_share"] for name in ("ossature", "peer", "ossature_one_thread") for each in runs[name])
+    made["others_share"] = max(each["others_share"] for name in runs if name.startswith(("ossature", "peer")) for each in runs[name])
     if runs["peer"]:
         made["peer"]["training_peak_bytes"] = max(each["training_peak_bytes"] for each in runs["peer"])
         pairs = list(zip(runs["ossature"], runs["peer"], strict=True))
@@ -145,6 +150,9 @@ def summary(options, runs):
         made["scaling"] = statistics.median(our["tokens_per_second"] / alone["tokens_per_second"] for our, alone in pairs)
         pairs = zip(runs["roofline"], runs["roofline_one_thread"], strict=True)
         made["roofline_scaling"] = statistics.median(best / alone for best, alone in pairs)
+    if runs["ossature_one_expert"]:
+        pairs = zip(runs["ossature_one_expert"], runs["ossature"], strict=True)
+        made["one_expert_ratio"] = statistics.median(alike["tokens_per_second"] / our["tokens_per_second"] for alike, our in pairs)
     return made
 
 
@@ -153,7 +161,7 @@ def show(options, made):
     print(f"{config['num_hidden_layers']} layers of {config['num_local_experts']} experts, {options.tokens} tokens a step, LoRA r {options.rank} "
           f"on {options.targets}, {options.threads} threads, median of {options.repeats} by turns, {made['gflop_per_token']:.2f} GFLOP a token")
     print(f"{'':32}{'tokens/s':>10}{'GFLOP/s':>9}{'of peak':>9}{'first step s':>14}{'peak MB':>9}{'first loss':>12}{'last loss':>11}")
-    names = {"ossature": "ossature train", "ossature_one_thread": "ossature train, one thread",
+    names = {"ossature": "ossature train", "ossature_one_thread": "ossature train, one thread", "ossature_one_expert": "ossature train, same experts",
              "peer": f"transformers + peft, {options.peer_experts}"}
     for name, title in names.items():
         if name in made:
@@ -167,6 +175,8 @@ def show(options, made):
               f"{made['peer']['training_peak_bytes'] / 1e6:.0f} MB; same first loss: {made['same_first_loss']}")
     if "scaling" in made:
         print(f"from 1 to {options.threads} threads: {made['scaling']:.2f} times the rate; LibTorch's products {made['roofline_scaling']:.2f} times")
+    if "one_expert_ratio" in made:
+        print(f"every token to the same experts: {made['one_expert_ratio']:.2f} times the rate of random routing")
 
 
 def main():
