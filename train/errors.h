@@ -11,6 +11,12 @@ class NonFiniteError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A run needs more memory than it may use; nothing was begun. Exit code 5.
+class OutOfMemoryError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
 /// The user asked to stop (SIGINT, SIGTERM) and the run has been left in a state from which it can resume. Exit code
 /// 130.
 class InterruptedError : public std::runtime_error {

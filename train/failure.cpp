@@ -42,6 +42,7 @@ Failure describe_failure(const std::exception& error) {
   if (dynamic_cast<const CheckpointError*>(&error) != nullptr) return {3, error.what()};
   if (dynamic_cast<const DataError*>(&error) != nullptr) return {3, error.what()};
   if (dynamic_cast<const NonFiniteError*>(&error) != nullptr) return {4, error.what()};
+  if (dynamic_cast<const OutOfMemoryError*>(&error) != nullptr) return {5, error.what()};
   if (dynamic_cast<const InterruptedError*>(&error) != nullptr) return {130, error.what()};
   if (const auto* system = dynamic_cast<const std::system_error*>(&error)) return {code_of(*system), error.what()};
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return {5, std::string("out of memory") + kLessMemory};

@@ -70,6 +70,7 @@ int main(int argc, char** argv) {
   ossature::register_prepare(app);
   ossature::register_preview(app);
   ossature::register_train(app);
+  ossature::register_estimate(app);
   ossature::register_eval(app);
   ossature::register_generate(app);
   ossature::register_export(app);

@@ -1,6 +1,8 @@
 #include "train/trained_model.h"
 
 #include <algorithm>
+#include <functional>
+#include <numeric>
 
 #include <ATen/ATen.h>
 
@@ -71,6 +73,21 @@ Lora initial_adapter(const Recipe& recipe, const ModelConfig& model, at::Device 
 }
 
 }  // namespace
+
+std::int64_t num_trained(const Recipe& recipe, const Checkpoint& checkpoint) {
+  if (recipe.train.mode == TrainMode::kFull) return checkpoint.num_parameters();
+  const auto numel = [](const std::vector<std::int64_t>& shape) {
+    return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
+  };
+  try {
+    std::int64_t sum = 0;
+    for (const LoraTarget& target : lora_targets(config_of(recipe.lora), checkpoint.config()))
+      sum += numel(target.a_shape) + numel(target.b_shape);
+    return sum;
+  } catch (const CheckpointError& error) {  // of a configuration, here the recipe's own
+    throw RecipeError(error.what());
+  }
+}
 
 at::Device device_of(Device device) {
   const bool has_cuda = at::globalContext().hasCUDA();

@@ -1,6 +1,7 @@
 // What a run trains: an adapter on a frozen model, or all of a model's weights.
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -37,6 +38,9 @@ class TrainedModel {
   std::optional<Lora> lora_;
   std::unique_ptr<ParameterSet> full_;
 };
+
+/// Parameters that a recipe trains of a model of that shape. Throws RecipeError if its lora section picks nothing.
+[[nodiscard]] std::int64_t num_trained(const Recipe& recipe, const Checkpoint& checkpoint);
 
 /// The device that a recipe or `--device` asks for: auto is CUDA if LibTorch has it. Throws RecipeError for CUDA where
 /// there is none.

@@ -15,6 +15,7 @@
 #include "data/loader.h"
 #include "model/backpropagation.h"
 #include "train/errors.h"
+#include "train/estimate.h"
 #include "train/evaluate.h"
 #include "train/interrupt.h"
 #include "train/lr_schedule.h"
@@ -58,9 +59,18 @@ LoaderOptions loader_options(const Recipe& recipe) {
   return options;
 }
 
+/// Made before anything is loaded: what is free then is what the run may use.
+MemoryPlan fitting_plan(const Recipe& recipe) {
+  const Checkpoint base(recipe.base_model);
+  const MemoryPlan plan =
+      plan_memory(recipe, memory_needs(recipe, base, num_trained(recipe, base)), memory_limit(recipe));
+  check_fits(recipe, base, plan);
+  return plan;
+}
+
 class Run {
  public:
-  Run(const Recipe& recipe, bool resume)
+  Run(const Recipe& recipe, const MemoryPlan& plan, bool resume)
       : recipe_(recipe),
         model_(recipe),
         optimizer_(model_.parameters(),
@@ -70,8 +80,7 @@ class Run {
         loader_(files_.training, loader_options(recipe)),
         schedule_{recipe.train.lr_scheduler, recipe.train.learning_rate, recipe.train.warmup_steps,
                   recipe.train.min_lr_ratio},
-        plan_(plan_memory(recipe, memory_needs(recipe, model_.checkpoint(), model_.parameters().numel()),
-                          memory_limit(recipe))) {
+        plan_(plan) {
     if (plan_.pages) pager_.emplace(model_.checkpoint());
     const auto accumulation = recipe.train.gradient_accumulation_steps;
     total_micro_batches_ = loader_.batches_in(recipe.train.epochs);
@@ -279,7 +288,7 @@ class Run {
 void train(const Recipe& recipe, bool resume) {
   check_run_folder(recipe, resume);
   if (recipe.train.threads) at::set_num_threads(static_cast<int>(*recipe.train.threads));
-  Run(recipe, resume).run();
+  Run(recipe, fitting_plan(recipe), resume).run();
 }
 
 }  // namespace ossature

@@ -15,6 +15,7 @@ void register_init(CLI::App& app);
 void register_prepare(CLI::App& app);
 void register_preview(CLI::App& app);
 void register_train(CLI::App& app);
+void register_estimate(CLI::App& app);
 void register_eval(CLI::App& app);
 void register_generate(CLI::App& app);
 void register_export(CLI::App& app);

@@ -1,0 +1,76 @@
+// `ossature estimate` tells what a run then needs, and `train` refuses what it says does not fit.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "tests/cli/workspace.h"
+
+namespace ossature {
+namespace {
+
+const std::string kRecipe = std::string(OSSATURE_SOURCE_DIR) + "/recipes/embedded/quickstart.yaml";
+
+std::vector<std::string> with_run(const Workspace& workspace, const std::string& command) {
+  return {command,
+          kRecipe,
+          "base_model=" + kEmbedded.string(),
+          "output_dir=" + workspace.path("run"),
+          "data.train=" + workspace.path("tokens.h5"),
+          "data.validation=null",
+          "train.max_steps=3",
+          "train.warmup_steps=0"};
+}
+
+TEST(EstimateCommand, IsEnoughForTheRun) {
+  const Workspace workspace;
+  (void)workspace.tokens(40);
+  const auto report = json_of(with_run(workspace, "estimate"));
+  EXPECT_EQ(report["fits"], true);
+  EXPECT_GT(report["hours"].get<double>(), 0.0);
+  output_of(with_run(workspace, "train"));
+  std::ifstream metrics(workspace.path("run") + "/metrics.jsonl");
+  std::string line;
+  double peak = 0.0;
+  std::int64_t steps = 0;
+  while (std::getline(metrics, line)) {
+    peak = nlohmann::json::parse(line).value("peak_rss_bytes", 0.0);
+    ++steps;
+  }
+  EXPECT_EQ(report["steps"], steps);
+  // On a model this small what is set aside for the program itself is most of it.
+  EXPECT_GE(report["memory_bytes"].get<double>(), peak);
+  EXPECT_LE(report["memory_bytes"].get<double>(), peak + 450e6);
+}
+
+TEST(EstimateCommand, TextSaysTheSameAndNothingIsWritten) {
+  const Workspace workspace;
+  (void)workspace.tokens(5);
+  const auto before = workspace.contents();
+  auto arguments = with_run(workspace, "estimate");
+  arguments.push_back("--no-probe");
+  const std::string text = output_of(arguments);
+  EXPECT_NE(text.find("weights, mapped"), std::string::npos) << text;
+  EXPECT_EQ(text.find("hours"), std::string::npos) << text;
+  EXPECT_EQ(workspace.contents(), before);
+}
+
+TEST(EstimateRefuses, WhatTrainRefuses) {
+  const Workspace workspace;
+  (void)workspace.tokens(5);
+  auto arguments = with_run(workspace, "train");
+  arguments.insert(arguments.end(),
+                   {"train.memory_limit=0.5", "train.micro_batch_size=8", "data.sequence_length=2048"});
+  workspace.expect_failure(arguments, 5, {"the run does not fit into memory", "train.micro_batch_size="});
+  arguments.front() = "estimate";
+  const auto report = json_of(arguments);
+  EXPECT_EQ(report["fits"], false);
+  EXPECT_FALSE(report["ways_out"].empty());
+  workspace.expect_failure({"estimate", workspace.path("absent.yaml")}, 2, {"absent.yaml"});
+  arguments.push_back("base_model=" + workspace.path("absent"));
+  workspace.expect_failure(arguments, 3, {workspace.path("absent") + ": not a directory"});
+}
+
+}  // namespace
+}  // namespace ossature
