@@ -125,6 +125,10 @@ Lora read_adapter(const fs::path& dir, const ModelConfig& model, at::Device devi
   return lora;
 }
 
+std::string adapter_base_model(const fs::path& dir) {
+  return read_adapter_base_model(dir / kConfigFile);
+}
+
 void write_adapter(const Lora& lora, const fs::path& dir, const std::string& base_model) {
   fs::create_directories(dir);
   const auto both = layers_with_both(lora.targets());

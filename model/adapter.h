@@ -20,6 +20,10 @@ namespace ossature {
 [[nodiscard]] Lora read_adapter(const std::filesystem::path& dir, const ModelConfig& model,
                                 at::Device device = at::kCPU);
 
+/// base_model_name_or_path of the adapter in `dir`: a directory, or a name on the hub; "" if it has none. Throws
+/// CheckpointError if adapter_config.json is missing or no JSON object.
+[[nodiscard]] std::string adapter_base_model(const std::filesystem::path& dir);
+
 /// Writes both files into `dir` (created if absent), each under a temporary name first. `base_model` goes into the
 /// configuration. PEFT refuses a dropout on expert parameters even for inference, so lora_dropout is written as 0 if
 /// there are any.

@@ -205,6 +205,12 @@ LoraConfig read_adapter_config(const std::filesystem::path& file, const ModelCon
   }
 }
 
+std::string read_adapter_base_model(const std::filesystem::path& file) {
+  const json root = read_json_object(file, kMaxConfigBytes, kAdvice);
+  const auto found = root.find("base_model_name_or_path");
+  return found != root.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
 std::string adapter_config_json(const Lora& lora, const std::string& base_model) {
   const LoraConfig& config = lora.config();
   const auto null_if_empty = [](const auto& list) { return list.empty() ? json() : json(list); };

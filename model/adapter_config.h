@@ -14,6 +14,9 @@ namespace ossature {
 /// is refused, for it may change what is computed. Throws CheckpointError naming the file and the key.
 [[nodiscard]] LoraConfig read_adapter_config(const std::filesystem::path& file, const ModelConfig& model);
 
+/// base_model_name_or_path; "" if there is none.
+[[nodiscard]] std::string read_adapter_base_model(const std::filesystem::path& file);
+
 /// The text of adapter_config.json. PEFT refuses a dropout on expert parameters even for inference, so lora_dropout is
 /// 0 if there are any.
 [[nodiscard]] std::string adapter_config_json(const Lora& lora, const std::string& base_model);

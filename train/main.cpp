@@ -75,6 +75,7 @@ int main(int argc, char** argv) {
   ossature::register_generate(app);
   ossature::register_export(app);
   ossature::register_verify(app);
+  ossature::register_adapter(app);
   ossature::register_inspect(app);
   ossature::register_recipes(app);
   return ossature::run(app, argc, argv);

@@ -66,6 +66,35 @@ def transformers_logprobs(directory, rows, adapter=None, dtype=torch.float32):
 
 
 @torch.no_grad()
+def merged_logprobs(directory, rows, adapters):
+    """Adapters, given as (directory, weight), that peft merges into the weights one after the other."""
+    model = load_transformers(directory)
+    for adapter, weight in adapters:
+        model = PeftModel.from_pretrained(model, adapter)
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.mul_(weight)
+        model = model.merge_and_unload()
+    return [score(model(input_ids=torch.tensor([row]), use_cache=False).logits[0], row) for row in rows]
+
+
+@torch.no_grad()
+def combined_logprobs(directory, rows, adapters, **options):
+    """Adapters of projections, given as (directory, weight), under peft's add_weighted_adapter, which knows no others."""
+    model = None
+    for n, (adapter, _) in enumerate(adapters):
+        if model is None:
+            model = PeftModel.from_pretrained(load_transformers(directory), adapter, adapter_name=str(n))
+        else:
+            model.load_adapter(adapter, adapter_name=str(n))
+    names = [str(n) for n in range(len(adapters))]
+    model.add_weighted_adapter(names, [weight for _, weight in adapters], "combined", **options)
+    model.set_adapter("combined")
+    model.eval()
+    return [score(model(input_ids=torch.tensor([row]), use_cache=False).logits[0], row) for row in rows]
+
+
+@torch.no_grad()
 def openai_logprobs(directory, rows):
     """OpenAI's torch reference on a checkpoint in its own layout. Its weights are bfloat16 by declaration: widened after loading."""
     sys.path.insert(0, os.environ["OSSATURE_GPT_OSS"])

@@ -168,6 +168,68 @@ class TrainTest(PeersTest):
                         self.assertLessEqual((ours[key] - value).abs().max(), 1e-2 * value.abs().max(), key)
 
 
+class AdapterTest(PeersTest):
+    """`ossature adapter`: its files in peft, and what peft itself makes of the same adapters."""
+
+    def combine(self, fixture, adapters, *options):
+        out = self.scratch / f"combined-{len(list(self.scratch.iterdir()))}"
+        terms = [f"{adapter}={weight}" for adapter, weight in adapters]
+        ossature("adapter", "combine", *terms, "--model", fixture / "hf", "--out", out, *options)
+        return out
+
+    def attention_adapters(self, fixture):
+        """Two trained adapters of all projections."""
+        adapters = []
+        for seed in [1, 2]:
+            run = self.scratch / f"{fixture.name}-seed-{seed}"
+            lora = {"r": 3, "lora_alpha": 6, "target_parameters": []}
+            train = {"learning_rate": 2e-2, "warmup_steps": 0, "gradient_accumulation_steps": 1, "epochs": 4, "seed": seed}
+            ossature("train", self.recipe(fixture, lora=lora, train=train), f"output_dir={run}")
+            adapters.append(run / "adapter")
+        return adapters
+
+    def test_cat_is_what_peft_merges_one_after_the_other(self):
+        for fixture in FIXTURES:
+            with self.subTest(fixture=fixture.name):
+                rows = rows_of(fixture)
+                adapters = [(fixture / "adapter-trained", 0.75), (fixture / "adapter", -0.5)]
+                out = self.combine(fixture, adapters, "--combination-type", "cat")
+                theirs = judges.merged_logprobs(fixture / "hf-bf16", rows, adapters)
+                base = judges.transformers_logprobs(fixture / "hf-bf16", rows)
+                self.assertGreater(numpy.abs(theirs[0][1:] - base[0][1:]).max(), 1e-2, "the adapters change nothing")
+                self.assert_same(judges.transformers_logprobs(fixture / "hf-bf16", rows, out), theirs)
+                self.assert_same(self.evaluate(fixture / "hf", rows, out), theirs)
+
+    def test_combinations_are_those_of_peft(self):
+        for fixture in FIXTURES:
+            rows = rows_of(fixture)
+            adapters = list(zip(self.attention_adapters(fixture), [1.5, -0.5]))
+            found = []
+            for options, theirs in [
+                (["--combination-type", "cat"], {"combination_type": "cat"}),
+                (["--combination-type", "linear"], {"combination_type": "linear"}),
+                (["--combination-type", "svd"], {"combination_type": "svd"}),
+                (["--svd-rank", "1"], {"combination_type": "svd", "svd_rank": 1}),
+            ]:
+                with self.subTest(fixture=fixture.name, combination=theirs):
+                    expected = judges.combined_logprobs(fixture / "hf-bf16", rows, adapters, **theirs)
+                    out = self.combine(fixture, adapters, *options)
+                    self.assert_same(judges.transformers_logprobs(fixture / "hf-bf16", rows, out), expected)
+                    found.append(expected[0][1:])
+            for a, b in [(0, 1), (0, 3), (1, 3)]:
+                self.assertGreater(numpy.abs(found[a] - found[b]).max(), 1e-3, "the combinations are all alike")
+
+    def test_resized_to_mixed_ranks(self):
+        for fixture in FIXTURES:
+            with self.subTest(fixture=fixture.name):
+                rows, out = rows_of(fixture), self.scratch / f"{fixture.name}-resized"
+                command = ["adapter", "resize", fixture / "adapter-trained", "--energy", "0.6", "--model", fixture / "hf"]
+                report = json.loads(ossature(*command, "--out", out, "--json"))
+                self.assertGreater(len({row["r"] for row in report["weights"]}), 1)
+                theirs = judges.transformers_logprobs(fixture / "hf-bf16", rows, out)
+                self.assert_same(self.evaluate(fixture / "hf", rows, out), theirs)
+
+
 class ExportTest(PeersTest):
     def test_transformers_loads_our_export(self):
         for fixture in FIXTURES:

@@ -20,6 +20,7 @@ void register_eval(CLI::App& app);
 void register_generate(CLI::App& app);
 void register_export(CLI::App& app);
 void register_verify(CLI::App& app);
+void register_adapter(CLI::App& app);
 void register_inspect(CLI::App& app);
 void register_recipes(CLI::App& app);
 
