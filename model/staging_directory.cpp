@@ -1,5 +1,7 @@
 #include "model/staging_directory.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <string>
@@ -10,21 +12,54 @@ namespace ossature {
 
 namespace fs = std::filesystem;
 
+namespace {
+
+constexpr const char* kMark = ".partial-";
+
+/// A descriptor of `dir` that holds its lock, or -1 if another process does.
+int lock(const fs::path& dir) {
+  const int descriptor = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor >= 0 && ::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
+    ::close(descriptor);
+    return -1;
+  }
+  return descriptor;
+}
+
+/// Removes what processes that no longer live were filling for `final_path`.
+void remove_abandoned(const fs::path& final_path) {
+  const std::string prefix = final_path.filename().string() + kMark;
+  const fs::path parent = final_path.has_parent_path() ? final_path.parent_path() : fs::path(".");
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(parent, ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(prefix) || name.find_first_not_of("0123456789", prefix.size()) != std::string::npos) continue;
+    const int descriptor = lock(entry.path());
+    if (descriptor < 0) continue;
+    fs::remove_all(entry.path(), ignored);
+    ::close(descriptor);
+  }
+}
+
+}  // namespace
+
 StagingDirectory::StagingDirectory(fs::path final_path) : final_path_(std::move(final_path)) {
   if (!final_path_.has_filename()) final_path_ = final_path_.parent_path();  // "out/" means "out"
   if (fs::exists(final_path_) && !(fs::is_directory(final_path_) && fs::is_empty(final_path_))) {
     throw CheckpointError(final_path_.string() +
                           ": already exists and is not empty; remove it or give another directory");
   }
-  path_ = final_path_.string() + ".partial-" + std::to_string(getpid());
-  fs::remove_all(path_);
+  remove_abandoned(final_path_);
+  path_ = final_path_.string() + kMark + std::to_string(getpid());
   for (fs::path above = path_.parent_path(); !above.empty() && !fs::exists(above); above = above.parent_path())
     made_above_.push_back(above);
   fs::create_directories(path_);
+  lock_ = lock(path_);
 }
 
 StagingDirectory::~StagingDirectory() {
   std::error_code ignored;
+  if (lock_ >= 0) ::close(lock_);
   if (path_.empty()) return;
   fs::remove_all(path_, ignored);
   for (const fs::path& above : made_above_) fs::remove(above, ignored);  // those still empty

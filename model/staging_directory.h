@@ -6,7 +6,8 @@
 
 namespace ossature {
 
-/// Fill path(), then commit(). If that does not happen, nothing is left behind.
+/// Fill path(), then commit(). If that does not happen, nothing is left behind; what a process that was killed left
+/// behind is removed by the next one that makes the same directory.
 class StagingDirectory {
  public:
   /// Creates a temporary sibling of `final_path`. Throws CheckpointError if `final_path` exists and is anything but an
@@ -24,6 +25,7 @@ class StagingDirectory {
  private:
   std::filesystem::path final_path_;
   std::filesystem::path path_;
+  int lock_ = -1;  // the directory, locked while this lives: how others tell it from one left behind
   std::vector<std::filesystem::path> made_above_;  // innermost first
 };
 

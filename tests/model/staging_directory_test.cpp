@@ -53,6 +53,24 @@ TEST(StagingDirectoryFails, AndLeavesNothing) {
   EXPECT_EQ(read_bytes(scratch.path() / "new/other"), "somebody else's");
 }
 
+TEST(StagingDirectory, RemovesWhatAKilledProcessLeftAndNothingElse) {
+  const Scratch scratch;
+  const fs::path out = scratch.path() / "out";
+  scratch.write("out.partial-1/file", "left by a process that was killed");
+  scratch.write("out.partial-mine/file", "x");
+  scratch.write("other.partial-1/file", "x");
+  StagingDirectory first(out);
+  EXPECT_FALSE(fs::exists(scratch.path() / "out.partial-1"));
+  EXPECT_TRUE(fs::exists(scratch.path() / "out.partial-mine/file"));
+  EXPECT_TRUE(fs::exists(scratch.path() / "other.partial-1/file"));
+  // One that is being filled stays.
+  put(first.path() / "file", "x");
+  const fs::path filled = scratch.path() / "out.partial-2";
+  fs::rename(first.path(), filled);
+  StagingDirectory second(out);
+  EXPECT_EQ(read_bytes(filled / "file"), "x");
+}
+
 TEST(StagingDirectoryRefuses, WhatIsThere) {
   const Scratch scratch;
   const fs::path file = scratch.write("file", "x");
