@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 
 #include "model/low_rank_svd.h"
+#include "model/merge.h"
 #include "model/spectrum.h"
 
 namespace ossature {
@@ -84,68 +85,63 @@ Lora lora_of(const std::vector<TargetPair>& pairs, const ModelConfig& model) {
   return lora;
 }
 
-/// What one adapter gives to a target: its pair with weight * scale in `scale`.
-struct Term {
-  LowRank pair;
-  const WeightedLora* from;
-};
-struct Terms {
-  std::int64_t layer;
-  LoraSlot slot;
-  std::vector<Term> terms;
+/// The targets of some adapter, by name, and which adapters have each, in their order.
+struct SharedTarget {
+  const LoraTarget* target;
+  std::vector<const WeightedLora*> of;
 };
 
-/// By target name. In the order of the adapters.
-std::map<std::string, Terms> terms_of(std::span<const WeightedLora> adapters) {
+std::map<std::string, SharedTarget> targets_of(std::span<const WeightedLora> adapters) {
   if (adapters.empty()) throw CheckpointError("combination: no adapter; expected one or more");
-  std::map<std::string, Terms> all;
+  std::map<std::string, SharedTarget> all;
   for (const WeightedLora& adapter : adapters) {
     if (!std::isfinite(adapter.weight)) {
       throw CheckpointError("combination: the weight of " + adapter.name + " is not finite; expected a number");
     }
     for (const LoraTarget& target : adapter.lora->targets()) {
-      Terms& terms = all[target.name];
-      terms.layer = target.layer;
-      terms.slot = target.slot;
-      terms.terms.push_back({{adapter.lora->a(target).detach().cpu(), adapter.lora->b(target).detach().cpu(),
-                              adapter.weight * target.scale},
-                             &adapter});
+      SharedTarget& shared = all[target.name];
+      shared.target = &target;
+      shared.of.push_back(&adapter);
     }
   }
   return all;
 }
 
-LowRank concatenated(const std::string& name, const std::vector<Term>& terms) {
-  if (terms.size() == 1) return terms.front().pair;
-  std::vector<at::Tensor> a, b;
-  std::int64_t r = 0;
-  for (const Term& term : terms) {
-    a.push_back(term.pair.a);
-    b.push_back(term.pair.b * term.pair.scale);
-    r += term.pair.b.size(-1);
+/// The sums, exactly: the pairs of a target one after the other.
+std::vector<TargetPair> cat_pairs(std::span<const WeightedLora> adapters) {
+  Merger merger;
+  for (const WeightedLora& adapter : adapters) merger.add(*adapter.lora, adapter.weight);
+  std::vector<TargetPair> pairs;
+  for (const auto& [name, shared] : targets_of(adapters)) {
+    const LowRank sum = merger.pair(tensor_name(*shared.target));
+    pairs.push_back(
+        {name, shared.target->layer, shared.target->slot, {sum.a.detach().cpu(), sum.b.detach().cpu(), sum.scale}});
+    if (pairs.back().r() > kMaxLoraRank) {
+      throw CheckpointError("combination: " + name + " would have rank " + std::to_string(pairs.back().r()) +
+                            "; expected at most " + std::to_string(kMaxLoraRank) + "; combine with svd");
+    }
   }
-  if (r > kMaxLoraRank) {
-    throw CheckpointError("combination: " + name + " would have rank " + std::to_string(r) + "; expected at most " +
-                          std::to_string(kMaxLoraRank) + "; combine with svd");
-  }
-  return {at::cat(a, -2), at::cat(b, -1), 1.0};
+  std::ranges::sort(pairs, {}, [](const TargetPair& pair) { return std::pair(pair.layer, pair.slot); });
+  return pairs;
 }
 
-LowRank summed_apart(const std::string& name, const std::vector<Term>& terms, std::size_t num_adapters) {
-  if (terms.size() != num_adapters) {
-    throw CheckpointError("combination: " + name + " is a target of " + std::to_string(terms.size()) + " of the " +
+LowRank summed_apart(const std::string& name, const SharedTarget& shared, std::size_t num_adapters) {
+  if (shared.of.size() != num_adapters) {
+    throw CheckpointError("combination: " + name + " is a target of " + std::to_string(shared.of.size()) + " of the " +
                           std::to_string(num_adapters) +
                           " adapters; linear expects the same targets of all; use cat or svd");
   }
   at::Tensor a, b;
-  for (const Term& term : terms) {
-    if (a.defined() && term.pair.a.sizes() != a.sizes()) {
-      throw CheckpointError("combination: " + name + " has rank " + std::to_string(term.pair.b.size(-1)) + " in " +
-                            term.from->name + " and " + std::to_string(b.size(-1)) + " in " + terms.front().from->name +
+  for (const WeightedLora* adapter : shared.of) {
+    const auto target = std::ranges::find(adapter->lora->targets(), name, &LoraTarget::name);
+    const double scale = adapter->weight * target->scale, root = std::sqrt(std::abs(scale));
+    const at::Tensor part_a = adapter->lora->a(*target).detach().cpu() * std::copysign(root, scale);
+    const at::Tensor part_b = adapter->lora->b(*target).detach().cpu() * root;
+    if (a.defined() && part_a.sizes() != a.sizes()) {
+      throw CheckpointError("combination: " + name + " has rank " + std::to_string(target->r) + " in " + adapter->name +
+                            " and " + std::to_string(b.size(-1)) + " in " + shared.of.front()->name +
                             "; linear expects equal ranks; use cat or svd, or resize one of them");
     }
-    const double root = std::sqrt(std::abs(term.pair.scale));
-    const at::Tensor part_a = term.pair.a * std::copysign(root, term.pair.scale), part_b = term.pair.b * root;
     a = a.defined() ? a + part_a : part_a;
     b = b.defined() ? b + part_b : part_b;
   }
@@ -204,14 +200,6 @@ ResizedLora resized(std::vector<TargetPair> pairs, const ModelConfig& model, std
   return {lora_of(pairs, model), std::move(report), all > 0.0 ? all_kept / all : 1.0};
 }
 
-std::vector<TargetPair> cat_pairs(std::span<const WeightedLora> adapters) {
-  std::vector<TargetPair> pairs;
-  for (const auto& [name, terms] : terms_of(adapters)) {
-    pairs.push_back({name, terms.layer, terms.slot, concatenated(name, terms.terms)});
-  }
-  return pairs;
-}
-
 }  // namespace
 
 ResizedLora resize(const Lora& lora, const ModelConfig& model, std::int64_t r, std::optional<double> energy) {
@@ -222,8 +210,8 @@ ResizedLora resize(const Lora& lora, const ModelConfig& model, std::int64_t r, s
 Lora combine(std::span<const WeightedLora> adapters, const ModelConfig& model, Combination combination) {
   if (combination == Combination::kCat) return lora_of(cat_pairs(adapters), model);
   std::vector<TargetPair> pairs;
-  for (const auto& [name, terms] : terms_of(adapters)) {
-    pairs.push_back({name, terms.layer, terms.slot, summed_apart(name, terms.terms, adapters.size())});
+  for (const auto& [name, shared] : targets_of(adapters)) {
+    pairs.push_back({name, shared.target->layer, shared.target->slot, summed_apart(name, shared, adapters.size())});
   }
   return lora_of(pairs, model);
 }

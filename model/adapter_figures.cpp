@@ -6,6 +6,7 @@
 #include <ATen/Parallel.h>
 
 #include "model/low_rank_svd.h"
+#include "model/merge.h"
 #include "model/spectrum.h"
 #include "model/weight_norm.h"
 
@@ -24,7 +25,7 @@ class BaseNorms {
     if (target.a_shape.size() == 3) {
       experts_ = base.expert_weight(target.name);
     } else {
-      dense_ = base.tensor(target.slot == LoraSlot::kRouter ? target.name : target.name + ".weight");
+      dense_ = base.tensor(tensor_name(target));
     }
   }
   [[nodiscard]] double operator()(std::int64_t e) const {

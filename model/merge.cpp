@@ -16,15 +16,11 @@ at::Tensor merge_expert(const ExpertWeight& base, const LowRank& pair, std::int6
   return pair.defined() ? merge(weight, {pair.a[e], pair.b[e], pair.scale}) : weight;
 }
 
-namespace {
-
 std::string tensor_name(const LoraTarget& target) {
   const bool is_parameter =
       target.slot == LoraSlot::kRouter || target.slot == LoraSlot::kGateUpProj || target.slot == LoraSlot::kDownProj;
   return is_parameter ? target.name : target.name + ".weight";
 }
-
-}  // namespace
 
 void Merger::add(const Lora& adapter, double weight) {
   at::NoGradGuard no_grad;

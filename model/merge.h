@@ -19,6 +19,9 @@ namespace ossature {
 /// The merged weight [O, I] of expert `e`, float32.
 [[nodiscard]] at::Tensor merge_expert(const ExpertWeight& base, const LowRank& pair, std::int64_t e);
 
+/// The name, transformers', of the tensor that a pair of `target` changes.
+[[nodiscard]] std::string tensor_name(const LoraTarget& target);
+
 /// What adapters, each times a weight, add to a base. The sum of pairs is a pair again: A one under the other, B beside
 /// each other, so no delta is formed and nothing is lost.
 class Merger {

@@ -101,7 +101,7 @@ TEST(AdapterRefuses, Arguments) {
   workspace.expect_failure(with_model({"diff", kAdapter}), 2, {"ADAPTERS"});
   workspace.expect_failure(with_model({"diff", kAdapter, kAdapter, "--svd-rank", "1"}), 2, {"--out"});
   workspace.expect_failure(with_model({"combine", kAdapter + "=much", "--out", out}), 2,
-                           {"\"much\"; expected a number"});
+                           {"the weight much is not a finite number"});
   workspace.expect_failure(with_model({"combine", kAdapter, "--combination-type", "ties", "--out", out}), 2, {"ties"});
   workspace.expect_failure(
       with_model({"combine", kAdapter, "--combination-type", "cat", "--svd-rank", "2", "--out", out}), 2,

@@ -1,6 +1,5 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cmath>
 #include <iostream>
 #include <memory>
 
@@ -11,6 +10,7 @@
 #include "model/checkpoint_writer.h"
 #include "model/staging_directory.h"
 #include "train/adapter_report.h"
+#include "train/commands/adapter_options.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/progress.h"
@@ -98,22 +98,6 @@ void resize(const Options& options) {
   print(options, resize_report(output.path(), resized, options.json));
 }
 
-/// "DIR=0.5" as DIR and 0.5. A directory that is there under the whole text has weight 1.
-std::pair<fs::path, double> split_weight(const std::string& text) {
-  const std::size_t equals = text.rfind('=');
-  if (equals == std::string::npos || fs::exists(text)) return {text, 1.0};
-  std::size_t used = 0;
-  double weight = NAN;
-  const std::string number = text.substr(equals + 1);
-  try {
-    weight = std::stod(number, &used);
-  } catch (const std::logic_error&) {  // no number, or one out of range
-  }
-  if (used != number.size() || !std::isfinite(weight))
-    throw CLI::ValidationError(text, "the weight after = is \"" + number + "\"; expected a number");
-  return {text.substr(0, equals), weight};
-}
-
 /// Adapters of one model, the model that the first names unless one was given.
 struct Adapters {
   ModelConfig model;
@@ -121,19 +105,18 @@ struct Adapters {
   std::vector<Lora> loras;
   std::vector<WeightedLora> weighted;
 
-  Adapters(const Options& options, const std::vector<std::pair<fs::path, double>>& parts)
-      : model(shape_of(options, parts.front().first)), first(parts.front().first) {
-    for (const auto& part : parts) loras.push_back(read_adapter(part.first, model));
+  Adapters(const Options& options, const std::vector<WeightedAdapter>& parts)
+      : model(shape_of(options, parts.front().dir)), first(parts.front().dir) {
+    for (const WeightedAdapter& part : parts) loras.push_back(read_adapter(part.dir, model));
     for (std::size_t i = 0; i < parts.size(); ++i)
-      weighted.push_back({&loras[i], parts[i].second, parts[i].first.string()});
+      weighted.push_back({&loras[i], parts[i].weight, parts[i].dir.string()});
   }
 };
 
 void combine_adapters(const Options& options) {
   const bool is_svd = options.combination == "svd";
   if (options.rank && !is_svd) throw CLI::ValidationError("--svd-rank", "goes with --combination-type svd only");
-  std::vector<std::pair<fs::path, double>> parts;
-  for (const std::string& text : options.adapters) parts.push_back(split_weight(text));
+  const std::vector<WeightedAdapter> parts = weighted_adapters(options.adapters);
   Output output(options);
   const Adapters adapters(options, parts);
   if (is_svd) {

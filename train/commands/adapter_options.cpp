@@ -16,8 +16,8 @@ WeightedAdapter weighted_adapter(const std::string& text) {
   double weight = 0.0;
   const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), weight);
   if (error != std::errc() || end != number.data() + number.size() || !std::isfinite(weight)) {
-    throw CLI::ValidationError("--adapter", text + ": the weight " + number + " is not a finite number; expected " +
-                                                "DIR or DIR=WEIGHT, such as runs/mine/adapter=0.5");
+    throw CLI::ValidationError(text, "the weight " + number + " is not a finite number; expected " +
+                                         "DIR or DIR=WEIGHT, such as runs/mine/adapter=0.5");
   }
   return {text.substr(0, equals), weight};
 }
