@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 
 #include "model/checkpoint_files.h"
+#include "model/mapped_pages.h"
 #include "model/safetensors_header.h"
 
 namespace ossature {
@@ -262,6 +263,16 @@ void Checkpoint::check_scales() const {
                             std::to_string(largest) + "; expected at most " + std::to_string(kMxfp4MaxScale) +
                             ", beyond which bfloat16 has no number; the file is damaged");
     }
+    release_pages(stored.file->bytes(*stored.info));
+  }
+}
+
+void Checkpoint::release(std::string_view name) const {
+  const std::string text(name);
+  for (const std::string& stored_as :
+       {contents_->stored_name(text), contents_->blocks_name(text), contents_->scales_name(text)}) {
+    const auto found = contents_->stored.find(stored_as);
+    if (found != contents_->stored.end()) release_pages(found->second.file->bytes(*found->second.info));
   }
 }
 

@@ -73,6 +73,9 @@ class Checkpoint {
   /// Every file of the checkpoint, in the order in which they were opened.
   [[nodiscard]] const std::vector<std::shared_ptr<const SafetensorsFile>>& files() const;
 
+  /// Lets the pages of a tensor or an expert weight leave the resident memory; they are read again when needed.
+  void release(std::string_view name) const;
+
   /// Where the tensors of layer `n` lie in the mappings.
   [[nodiscard]] std::vector<std::span<const std::byte>> layer_bytes(std::int64_t n) const;
 

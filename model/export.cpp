@@ -12,7 +12,11 @@
 #include <nlohmann/json.hpp>
 
 #include "model/companions.h"
+#include "model/free_space.h"
+#include "model/mapped_pages.h"
+#include "model/merged_experts.h"
 #include "model/staging_directory.h"
+#include "model/write_behind.h"
 
 namespace ossature {
 namespace {
@@ -31,6 +35,9 @@ at::Tensor stored_as(const at::Tensor& merged, at::ScalarType dtype, const std::
   return result;
 }
 
+/// What is copied at a time of a tensor that nothing changes.
+constexpr std::int64_t kPieceElements = 32 << 20;
+
 /// Plans the tensors of one export. Base, merger and replacements must outlive the plan.
 class Plan {
  public:
@@ -48,9 +55,7 @@ class Plan {
       if (part.scalar_type() == at::kFloat) dtype = at::kFloat;
     }
     tensors_.push_back({name, stored_dtype(dtype), shape, [this, names, dtype](const ByteSink& sink) {
-                          for (const std::string& part : names) {
-                            write_tensor(dense(part, dtype), sink);
-                          }
+                          for (const std::string& part : names) write_dense(part, dtype, sink);
                         }});
   }
 
@@ -60,12 +65,17 @@ class Plan {
     tensors_.push_back({name,
                         stored_dtype(dtype),
                         {weight.num_experts(), weight.in_features(), weight.out_features()},
-                        [weight, dtype, source, pair = planned_pair(source)](const ByteSink& sink) {
-                          if (!weight.is_packed() && !pair.defined())
-                            return write_tensor(weight.dense.transpose(1, 2), sink);
-                          for (std::int64_t e = 0; e < weight.num_experts(); ++e) {
-                            write_tensor(stored_as(merge_expert(weight, pair, e), dtype, source).t(), sink);
+                        [this, weight, dtype, source, pair = planned_pair(source)](const ByteSink& sink) {
+                          if (!weight.is_packed() && !pair.defined()) {
+                            write_tensor(weight.dense.transpose(1, 2), sink);
+                          } else {
+                            write_experts(weight, sink, [&](std::int64_t e) {
+                              return dtype == at::kBFloat16
+                                         ? merged_transposed(weight, pair, e, source)
+                                         : stored_as(merge_expert(weight, pair, e), dtype, source).t().contiguous();
+                            });
                           }
+                          base_.release(source);
                         }});
   }
 
@@ -76,29 +86,34 @@ class Plan {
                groups = weight.in_features() / kMxfp4BlockSize;
     // Blocks are made, and written, before scales, so the scales wait here: 1/17 of the tensor.
     auto scales = std::make_shared<std::vector<at::Tensor>>();
-    tensors_.push_back({blocks_name,
-                        DType::kU8,
-                        {experts, out, groups, kMxfp4BlockBytes},
-                        [this, weight, pair, scales, source](const ByteSink& sink) {
-                          if (const Mxfp4Tensor* replaced = replacement(source)) {
-                            write_tensor(replaced->blocks, sink);
-                            scales->push_back(replaced->scales);
-                            return;
-                          }
-                          if (weight.is_packed() && !pair.defined()) {
-                            write_tensor(weight.packed.blocks, sink);
-                            scales->push_back(weight.packed.scales);
-                            return;
-                          }
-                          for (std::int64_t e = 0; e < weight.num_experts(); ++e) {
-                            const Mxfp4Tensor encoded = mxfp4_encode(merge_expert(weight, pair, e));
-                            write_tensor(encoded.blocks, sink);
-                            scales->push_back(encoded.scales);
-                          }
-                        }});
-    tensors_.push_back({scales_name, DType::kU8, {experts, out, groups}, [scales](const ByteSink& sink) {
+    tensors_.push_back(
+        {blocks_name,
+         DType::kU8,
+         {experts, out, groups, kMxfp4BlockBytes},
+         [this, weight, pair, scales, source](const ByteSink& sink) {
+           if (const Mxfp4Tensor* replaced = replacement(source)) {
+             write_tensor(replaced->blocks, sink);
+             scales->push_back(replaced->scales);
+             return;
+           }
+           if (weight.is_packed() && !pair.defined()) {
+             write_tensor(weight.packed.blocks, sink);
+           } else if (weight.is_packed()) {
+             write_experts(weight, sink, [&](std::int64_t e) { return merged_blocks(weight.packed, pair, e, source); });
+           } else {
+             write_experts(weight, sink, [&](std::int64_t e) {
+               const Mxfp4Tensor encoded = mxfp4_encode(merge_expert(weight, pair, e));
+               scales->push_back(encoded.scales);
+               return encoded.blocks;
+             });
+           }
+           if (weight.is_packed()) scales->push_back(weight.packed.scales);
+           base_.release(source);
+         }});
+    tensors_.push_back({scales_name, DType::kU8, {experts, out, groups}, [this, scales, source](const ByteSink& sink) {
                           for (const at::Tensor& part : *scales) write_tensor(part, sink);
                           scales->clear();
+                          base_.release(source);
                         }});
   }
 
@@ -110,26 +125,52 @@ class Plan {
   }
 
  private:
+  /// Writes what make(e) returns for each expert, while the next ones are made, and reads ahead.
+  template <typename Make>
+  static void write_experts(const ExpertWeight& weight, const ByteSink& sink, const Make& make) {
+    WriteBehind behind(sink);
+    for (std::int64_t e = 0; e < weight.num_experts(); ++e) {
+      if (weight.is_packed() && e + 1 < weight.num_experts()) {
+        const at::Tensor next = weight.packed.blocks[e + 1];
+        will_need({static_cast<const std::byte*>(next.const_data_ptr()), next.nbytes()});
+      }
+      behind.put(make(e));
+    }
+    behind.finish();
+  }
+
   [[nodiscard]] LowRank planned_pair(const std::string& name) {
     const LowRank pair = merger_.pair(name);
     if (pair.defined()) ++merged_;
     return pair;
   }
 
-  [[nodiscard]] at::Tensor dense(const std::string& name, at::ScalarType dtype) const {
-    if (replacements_ != nullptr) {
-      const auto found = replacements_->tensors.find(name);
-      if (found != replacements_->tensors.end()) return found->second.to(dtype);
-    }
-    const LowRank pair = merger_.pair(name);
+  void write_dense(const std::string& name, at::ScalarType dtype, const ByteSink& sink) const {
     const at::Tensor stored = base_.tensor(name);
-    return pair.defined() ? stored_as(merge(stored, pair), dtype, name) : stored.to(dtype);
+    const LowRank pair = merger_.pair(name);
+    if (const at::Tensor* replaced = replacements_ == nullptr ? nullptr : find(replacements_->tensors, name)) {
+      write_tensor(replaced->to(dtype), sink);
+    } else if (pair.defined()) {
+      write_tensor(stored_as(merge(stored, pair), dtype, name), sink);
+    } else {
+      // The vocabulary's tensors have a gigabyte each: no more than a piece of it stays resident.
+      const std::int64_t rows =
+          std::max<std::int64_t>(1, kPieceElements / std::max<std::int64_t>(1, stored[0].numel()));
+      for (std::int64_t first = 0; first < stored.size(0); first += rows) {
+        write_tensor(stored.narrow(0, first, std::min(rows, stored.size(0) - first)).to(dtype), sink);
+        base_.release(name);
+      }
+    }
+    base_.release(name);
   }
 
+  template <typename Value>
+  static const Value* find(const std::map<std::string, Value>& values, const std::string& name) {
+    const auto found = values.find(name);
+    return found == values.end() ? nullptr : &found->second;
+  }
   [[nodiscard]] const Mxfp4Tensor* replacement(const std::string& name) const {
-    if (replacements_ == nullptr) return nullptr;
-    const auto found = replacements_->experts.find(name);
-    return found == replacements_->experts.end() ? nullptr : &found->second;
+    return replacements_ == nullptr ? nullptr : find(replacements_->experts, name);
   }
 
   const Checkpoint& base_;
@@ -226,7 +267,10 @@ void export_checkpoint(const Checkpoint& base, const Merger& merger, const Expor
     plan_hf(plan, config, dense_weights);
   }
   plan.check_complete();
+  std::uint64_t bytes = 0;
+  for (const PlannedTensor& tensor : plan.tensors()) bytes += static_cast<std::uint64_t>(tensor.num_bytes());
   StagingDirectory staging(out);
+  check_free_space(out, bytes);
   // OpenAI's loader knows no index: one file.
   write_checkpoint_files(staging.path(), plan.tensors(),
                          is_openai ? std::numeric_limits<std::int64_t>::max() : options.max_shard_bytes, progress);
@@ -234,6 +278,7 @@ void export_checkpoint(const Checkpoint& base, const Merger& merger, const Expor
                   is_openai ? openai_config_json(config) : hf_config_json(config, has_mxfp4, dense));
   if (is_openai) write_text_file(staging.path() / "dtypes.json", openai_dtypes_json(plan.tensors()));
   copy_companion_files(base.dir(), staging.path());
+  if (!options.model_card.empty()) write_text_file(staging.path() / "README.md", options.model_card);
   staging.commit();
 }
 

@@ -26,11 +26,12 @@ struct Replacements {
 
 struct ExportOptions {
   ExportFormat format = ExportFormat::kHf;
-  /// kMxfp4: merged values rounded to nearest, where no replacement is given. kMixed: bfloat16 in the layers whose
-  /// experts an adapter targets, or which a base of mixed storage has dense; MXFP4 in the others.
+  /// kMxfp4: merged values rounded to nearest at the base's scales, where no replacement is given. kMixed: bfloat16 in
+  /// the layers whose experts an adapter targets, or which a base of mixed storage has dense; MXFP4 in the others.
   ExpertStorage experts = ExpertStorage::kMxfp4;
   std::int64_t max_shard_bytes = kMaxShardBytes;
   const Replacements* replacements = nullptr;
+  std::string model_card = {};  // README.md; "" for none
 };
 
 /// The layers whose experts an export of mixed storage has in bfloat16.
@@ -39,7 +40,7 @@ struct ExportOptions {
 /// Writes into the new directory `out`: it appears under its name only when complete. config.json is written for the
 /// format; tokenizer and chat template files of the base travel along. An empty `merger` changes the layout alone.
 /// Throws CheckpointError if `out` exists and is not empty, or for OpenAI's format with bfloat16 experts (which it has
-/// not got).
+/// not got), std::system_error if the disk has no room for it or refuses.
 void export_checkpoint(const Checkpoint& base, const Merger& merger, const ExportOptions& options,
                        const std::filesystem::path& out,
                        const std::function<void(std::int64_t, std::int64_t)>& progress = {});

@@ -1,11 +1,11 @@
 #include "model/layer_pager.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cstdint>
 #include <span>
+
+#include "model/mapped_pages.h"
 
 #ifndef MADV_POPULATE_READ
 #define MADV_POPULATE_READ 22  // Linux 5.14; older kernels refuse it
@@ -16,16 +16,6 @@ namespace {
 
 /// What is asked of the disk at once: enough to keep it busy, little enough that a pager stops soon.
 constexpr std::size_t kPiece = 32u << 20;
-
-/// `bytes` as whole pages: those that it touches, or only those that are all its own.
-std::span<std::byte> pages(std::span<const std::byte> bytes, bool only_own) {
-  static const auto kPage = static_cast<std::uintptr_t>(sysconf(_SC_PAGESIZE));
-  auto first = reinterpret_cast<std::uintptr_t>(bytes.data());
-  auto last = first + bytes.size();
-  first = (only_own ? first + kPage - 1 : first) / kPage * kPage;
-  last = (only_own ? last : last + kPage - 1) / kPage * kPage;
-  return {reinterpret_cast<std::byte*>(first), last > first ? last - first : 0};
-}
 
 }  // namespace
 
@@ -65,11 +55,7 @@ void LayerPager::enter(std::int64_t n, std::int64_t next) {
   wanted_.notify_one();
   lock.unlock();
   for (const std::size_t i : passed) {
-    for (const auto bytes : layers_[i]) {
-      const auto whole = pages(bytes, true);
-      // A mapping of a file that nobody writes to: the pages are read again when they are needed.
-      if (!whole.empty()) madvise(whole.data(), whole.size(), MADV_DONTNEED);
-    }
+    for (const auto bytes : layers_[i]) release_pages(bytes);
   }
   lock.lock();
   read_.wait(lock, [&] { return states_[present] == State::kRead; });
@@ -93,7 +79,7 @@ void LayerPager::read_ahead() {
 void LayerPager::read(std::size_t layer) {
   std::vector<std::span<std::byte>> pieces;
   for (const auto bytes : layers_[layer]) {
-    for (auto rest = pages(bytes, false); !rest.empty(); rest = rest.subspan(std::min(kPiece, rest.size()))) {
+    for (auto rest = touched_pages(bytes); !rest.empty(); rest = rest.subspan(std::min(kPiece, rest.size()))) {
       pieces.push_back(rest.first(std::min(kPiece, rest.size())));
     }
   }

@@ -1,6 +1,7 @@
 #include "tests/cli/run_program.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <spawn.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -60,19 +61,25 @@ class FileSizeLimit {
   rlimit before_{};
 };
 
-/// What comes through the pipe until its last writer ends. Interrupts `child` when it has said `marker`.
-std::string read_pipe(int descriptor, pid_t child, const std::string& marker) {
+/// What comes through the pipe until its last writer ends. Sends `child` the signal when its condition holds.
+std::string read_pipe(int descriptor, pid_t child, const ProgramOptions& options) {
   std::string text;
   std::array<char, 4096> buffer{};
-  bool is_interrupted = marker.empty();
+  bool is_waiting = !options.interrupt_after.empty() || options.interrupt_when;
   for (;;) {
-    const ssize_t size = ::read(descriptor, buffer.data(), buffer.size());
-    if (size < 0 && errno == EINTR) continue;
-    if (size <= 0) return text;
-    text.append(buffer.data(), static_cast<std::size_t>(size));
-    if (is_interrupted || text.find(marker) == std::string::npos) continue;
-    is_interrupted = true;
-    ::kill(child, SIGINT);
+    pollfd ready{descriptor, POLLIN, 0};
+    const bool has_input = ::poll(&ready, 1, is_waiting && options.interrupt_when ? 1 : -1) > 0;
+    if (has_input) {
+      const ssize_t size = ::read(descriptor, buffer.data(), buffer.size());
+      if (size < 0 && errno == EINTR) continue;
+      if (size <= 0) return text;
+      text.append(buffer.data(), static_cast<std::size_t>(size));
+    }
+    if (!is_waiting) continue;
+    const bool has_said = !options.interrupt_after.empty() && text.find(options.interrupt_after) != std::string::npos;
+    if (!has_said && !(options.interrupt_when && options.interrupt_when())) continue;
+    is_waiting = false;
+    ::kill(child, options.signal);
   }
 }
 
@@ -109,7 +116,7 @@ ProgramResult run_program(const std::vector<std::string>& arguments, const Progr
     ::close(err[0]);
     throw std::system_error(error, std::generic_category(), OSSATURE_PROGRAM);
   }
-  std::string said = read_pipe(err[0], child, options.interrupt_after);
+  std::string said = read_pipe(err[0], child, options);
   ::close(err[0]);
 
   int status = 0;

@@ -1,7 +1,9 @@
 // Runs the program that was built, as a user would.
 #pragma once
 
+#include <csignal>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,7 +20,9 @@ struct ProgramOptions {
   std::string out_file = "";                      // standard output goes there, and `out` stays empty
   std::optional<std::uint64_t> max_file_bytes{};  // no file may grow beyond: what a full disk is to the program
   std::string standard_input = "";                // what it reads there
-  std::string interrupt_after = "";               // sends SIGINT once standard error has this text
+  std::string interrupt_after = "";               // sends `signal` once standard error has this text
+  std::function<bool()> interrupt_when = {};      // sends `signal` once it holds; asked every millisecond
+  int signal = SIGINT;
 };
 
 /// Runs OSSATURE_PROGRAM with `arguments` in the directory of the test. Throws

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdint>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -66,6 +68,41 @@ class Workspace {
   [[nodiscard]] std::string small_model() const {
     output_of({"init", small_config(), "--tokenizer", kEmbedded, "--out", path("small")});
     return path("small");
+  }
+
+  /// A checkpoint whose tensors are all zero and take at least `bytes`, but no room on the disk: a file with a hole.
+  [[nodiscard]] std::string hollow_model(std::uint64_t bytes) const {
+    auto config = nlohmann::json::parse(std::ifstream(small_config()));
+    for (const char* key : {"eos_token_id", "pad_token_id"}) config.erase(key);
+    const std::uint64_t hidden = 65536;
+    config["hidden_size"] = hidden;
+    config["vocab_size"] = 64;
+    const std::string dir = path("hollow");
+    output_of({"init", write("hollow.json", config.dump()), "--out", dir});
+    const std::uint64_t vocabulary = bytes / (4 * hidden) + 64;  // embedding and head are bfloat16
+    config = nlohmann::json::parse(std::ifstream(dir + "/config.json"));
+    config["vocab_size"] = vocabulary;
+    write("hollow/config.json", config.dump());
+
+    const std::string weights = dir + "/model.safetensors", stored = read_bytes(weights);
+    std::uint64_t length = 0;
+    std::memcpy(&length, stored.data(), sizeof length);
+    auto header = nlohmann::ordered_json::parse(stored.substr(sizeof length, length));
+    std::uint64_t end = 0;
+    for (auto& [name, tensor] : header.items()) {
+      if (name == "__metadata__") continue;
+      std::uint64_t size = tensor["dtype"] == "U8" ? 1 : tensor["dtype"] == "F32" ? 4 : 2;
+      if (name == "model.embed_tokens.weight" || name == "lm_head.weight") tensor["shape"][0] = vocabulary;
+      for (const std::uint64_t dimension : tensor["shape"]) size *= dimension;
+      tensor["data_offsets"] = {end, end + size};
+      end += size;
+    }
+    std::string text = header.dump();
+    text.resize((text.size() + 7) / 8 * 8, ' ');
+    length = text.size();
+    write("hollow/model.safetensors", std::string(reinterpret_cast<const char*>(&length), sizeof length) + text);
+    std::filesystem::resize_file(weights, sizeof length + text.size() + end);
+    return dir;
   }
 
   /// Every file and directory here, files with their bytes.

@@ -1,12 +1,19 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <ranges>
 
+#include "model/adapter.h"
+#include "model/checkpoint_writer.h"
 #include "model/export.h"
 #include "train/commands/adapter_options.h"
 #include "train/commands/command.h"
 #include "train/commands/progress.h"
+#include "train/errors.h"
+#include "train/interrupt.h"
+#include "train/model_card.h"
 #include "train/recipe.h"
 #include "train/verification.h"
 
@@ -35,9 +42,10 @@ std::optional<std::filesystem::path> validation_data(const std::vector<WeightedA
   return std::nullopt;
 }
 
-/// Opens what was written as any reader does, and says what it kept. Throws CheckpointError if that is less than asked.
+/// Opens what was written as any reader does, and says what it kept, also in the model card. Throws CheckpointError if
+/// that is less than asked.
 void verify(const Options& options, const std::vector<WeightedAdapter>& adapters, const Checkpoint& base,
-            const Merger& merger, const Checkpoint& written) {
+            const Merger& merger, const Checkpoint& written, ModelCard card) {
   const std::optional<std::filesystem::path> file = options.verify ? options.verify : validation_data(adapters);
   if (!file) {
     const TensorComparison found = compare_tensors(base, merger, written);
@@ -56,6 +64,10 @@ void verify(const Options& options, const std::vector<WeightedAdapter>& adapters
   Inspection report = found.report();
   report.path = file->string();
   std::cout << to_text(report);
+  card.verification =
+      CardVerification{file->filename().string(), found.learned_tokens, found.loss_base,         found.loss_adapter,
+                       found.loss_export,         found.retention,      found.kl_adapter_export, found.top1_agreement};
+  replace_text_file(options.out / "README.md", to_markdown(card));
   if (!found.passed()) throw CheckpointError(options.out.string() + ": " + found.advice(written.experts()));
 }
 
@@ -63,6 +75,42 @@ const char* storage_name(ExpertStorage experts) {
   return experts == ExpertStorage::kMxfp4  ? "MXFP4"
          : experts == ExpertStorage::kBf16 ? "bfloat16"
                                            : "MXFP4 and bfloat16";
+}
+
+/// What is known before anything is written.
+ModelCard card_of(const Options& options, const std::vector<WeightedAdapter>& adapters, const Checkpoint& base,
+                  const Merger& merger) {
+  ModelCard card;
+  card.version = OSSATURE_VERSION;
+  std::vector<std::filesystem::path> files{base.dir() / "config.json"};
+  for (const auto& file : base.files()) files.push_back(file->path());
+  card.base = card_source(base.dir(), files);
+  card.license = front_matter(base.dir(), "license");
+  for (const WeightedAdapter& adapter : adapters) {
+    card.adapters.push_back(
+        card_source(adapter.dir, {adapter.dir / "adapter_config.json", adapter.dir / "adapter_model.safetensors"}));
+    card.adapters.back().weight = adapter.weight;
+    if (!card.base_model) card.base_model = hub_name(adapter_base_model(adapter.dir));
+  }
+  card.format = options.format;
+  card.experts = options.experts;
+  if (options.experts == "mixed") card.bf16_expert_layers = dense_layers(base, merger);
+  const bool changes_experts = std::ranges::any_of(std::views::iota(std::int64_t{0}, base.config().num_hidden_layers),
+                                                   [&](std::int64_t n) { return merger.changes_experts(n); });
+  if (options.experts == "mxfp4" && (changes_experts || base.experts() != ExpertStorage::kMxfp4))
+    card.rounding = "nearest";
+  return card;
+}
+
+/// Until a signal asks to stop.
+void export_with_progress(const Checkpoint& base, const Merger& merger, const ExportOptions& how,
+                          const std::filesystem::path& out) {
+  const InterruptGuard interrupt;
+  Progress progress("export");
+  export_checkpoint(base, merger, how, out, [&](std::int64_t done, std::int64_t total) {
+    if (interrupt.is_requested()) throw InterruptedError("export: interrupted; nothing was written");
+    progress.show(done, total);
+  });
 }
 
 void run(const Options& options) {
@@ -79,11 +127,9 @@ void run(const Options& options) {
   how.experts = options.experts == "bf16"    ? ExpertStorage::kBf16
                 : options.experts == "mixed" ? ExpertStorage::kMixed
                                              : ExpertStorage::kMxfp4;
-  {
-    Progress progress("export");
-    export_checkpoint(base, merger, how, options.out,
-                      [&](std::int64_t done, std::int64_t total) { progress.show(done, total); });
-  }
+  const ModelCard card = card_of(options, adapters, base, merger);
+  how.model_card = to_markdown(card);
+  export_with_progress(base, merger, how, options.out);
   const Checkpoint written(options.out);
   std::cout << options.out.string() << ": " << written.num_parameters() << " parameters, " << written.stored_bytes()
             << " bytes, " << (written.layout() == Layout::kOpenAi ? "OpenAI's layout" : "transformers' layout")
@@ -91,7 +137,7 @@ void run(const Options& options) {
   if (adapters.size() == 1) std::cout << ", adapter merged";
   if (adapters.size() > 1) std::cout << ", " << adapters.size() << " adapters merged";
   std::cout << "\n";
-  if (!merger.pairs().empty() && !options.no_verify) verify(options, adapters, base, merger, written);
+  if (!merger.pairs().empty() && !options.no_verify) verify(options, adapters, base, merger, written, card);
 }
 
 }  // namespace

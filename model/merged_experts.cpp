@@ -1,0 +1,97 @@
+#include "model/merged_experts.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "model/mxfp4_recode.h"
+#include "model/vector_math.h"
+
+namespace ossature {
+namespace {
+
+/// Rows that a thread works on at a time: in float32 they and A fit into a core's cache.
+constexpr std::int64_t kRows = 64;
+
+void check(bool is_finite, const std::string& name) {
+  if (is_finite) return;
+  throw CheckpointError("export: " + name + " merged with the adapter has a value that is not finite; expected " +
+                        "finite numbers; the adapter is damaged or diverged");
+}
+
+/// Rows `first` to `first` + `count` of expert `e`, float32 [count, I].
+at::Tensor decoded_rows(const ExpertWeight& base, std::int64_t e, std::int64_t first, std::int64_t count) {
+  if (!base.is_packed()) return base.dense[e].narrow(0, first, count).to(at::kFloat).contiguous();
+  const auto width = base.in_features();
+  const at::Tensor blocks = base.packed.blocks[e], scales = base.packed.scales[e];
+  const at::Tensor half = at::empty({count, width}, at::kBFloat16);
+  mxfp4_decode_rows(blocks.const_data_ptr<std::uint8_t>(), scales.const_data_ptr<std::uint8_t>(), first, count,
+                    width / kMxfp4BlockSize, static_cast<std::uint16_t*>(half.data_ptr()));
+  return half.to(at::kFloat);
+}
+
+/// Calls take(first row, rows [count, I] float32 of base + scale B A) from all threads.
+template <typename Take>
+void for_merged_rows(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const Take& take) {
+  const auto out = base.out_features();
+  const at::Tensor a = pair.defined() ? pair.a[e].detach() : at::Tensor(),
+                   b = pair.defined() ? pair.b[e].detach() : at::Tensor();
+  at::parallel_for(0, (out + kRows - 1) / kRows, 1, [&](std::int64_t begin, std::int64_t end) {
+    at::NoGradGuard no_grad;
+    for (auto chunk = begin; chunk < end; ++chunk) {
+      const auto first = chunk * kRows, count = std::min(kRows, out - first);
+      at::Tensor rows = decoded_rows(base, e, first, count);
+      if (a.defined()) rows.addmm_(b.narrow(0, first, count), a, 1.0, pair.scale);
+      take(first, rows);
+    }
+  });
+}
+
+}  // namespace
+
+at::Tensor merged_blocks(const Mxfp4Tensor& base, const LowRank& pair, std::int64_t e, const std::string& name) {
+  const at::Tensor before = base.blocks[e].contiguous(), scales = base.scales[e].contiguous();
+  at::Tensor result = at::empty_like(before);
+  const auto groups = scales.size(1);
+  const auto* old = before.const_data_ptr<std::uint8_t>();
+  const auto* exponents = scales.const_data_ptr<std::uint8_t>();
+  auto* blocks = result.data_ptr<std::uint8_t>();
+  std::atomic<bool> is_finite = true;
+  for_merged_rows({base, {}}, pair, e, [&](std::int64_t first, const at::Tensor& rows) {
+    const auto block = first * groups, count = rows.size(0) * groups;
+    if (!mxfp4_recode(rows.const_data_ptr<float>(), exponents + block, old + block * kMxfp4BlockBytes, count,
+                      blocks + block * kMxfp4BlockBytes))
+      is_finite = false;
+  });
+  check(is_finite, name);
+  return result;
+}
+
+at::Tensor merged_transposed(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name) {
+  constexpr std::int64_t kColumns = 16;  // a cache line of each row at a time
+  const auto out = base.out_features(), in = base.in_features();
+  at::Tensor result = at::empty({in, out}, at::kBFloat16);
+  auto* values = static_cast<std::uint16_t*>(result.data_ptr());
+  std::atomic<bool> is_finite = true;
+  for_merged_rows(base, pair, e, [&](std::int64_t first, const at::Tensor& rows) {
+    const float* from = rows.const_data_ptr<float>();
+    const auto count = rows.size(0);
+    std::uint32_t largest = 0;
+    for (std::int64_t column = 0; column < in; column += kColumns) {
+      for (auto i = column; i < std::min(in, column + kColumns); ++i) {
+        for (std::int64_t o = 0; o < count; ++o) {
+          const std::uint32_t bits = vector_math::rounded_bits(from[o * in + i]);
+          largest = std::max(largest, bits & 0x7fffffff);
+          values[i * out + first + o] = static_cast<std::uint16_t>(bits >> 16);
+        }
+      }
+    }
+    if (largest >= 0x7f800000) is_finite = false;  // infinity or NaN
+  });
+  check(is_finite, name);
+  return result;
+}
+
+}  // namespace ossature

@@ -1,0 +1,25 @@
+// Merged experts in the form in which they are stored: decoded, merged and encoded a few rows at a time on every
+// thread, so that no whole expert is in memory in float32. Shapes: O output features, I input features, G = I / 32.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <ATen/core/Tensor.h>
+
+#include "model/checkpoint.h"
+#include "model/linear.h"
+
+namespace ossature {
+
+/// Blocks [O, G, 16] of expert `e` of base + scale B A, rounded to nearest at the base's scales (mxfp4_recode). `pair`
+/// is of all experts. Throws CheckpointError, which tells `name`, if a merged value is not finite.
+[[nodiscard]] at::Tensor merged_blocks(const Mxfp4Tensor& base, const LowRank& pair, std::int64_t e,
+                                       const std::string& name);
+
+/// Expert `e` of base + scale B A in bfloat16, [I, O] as transformers' bfloat16 layout has it. `pair` is of all
+/// experts, or undefined. Throws CheckpointError, which tells `name`, if a merged value is not finite in bfloat16.
+[[nodiscard]] at::Tensor merged_transposed(const ExpertWeight& base, const LowRank& pair, std::int64_t e,
+                                           const std::string& name);
+
+}  // namespace ossature
