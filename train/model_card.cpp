@@ -47,7 +47,11 @@ std::string metadata(const ModelCard& card) {
   std::string text = "---\n";
   if (card.base_model) {
     text += "base_model: " + quoted(*card.base_model) + "\n";
-    text += std::string("base_model_relation: ") + (card.adapters.empty() ? "quantized" : "finetune") + "\n";
+    if (!card.adapters.empty()) {
+      text += "base_model_relation: finetune\n";
+    } else if (!card.rounding.empty()) {
+      text += "base_model_relation: quantized\n";
+    }
   }
   if (card.license) text += "license: " + quoted(*card.license) + "\n";
   if (card.format == "hf") text += "library_name: transformers\n";

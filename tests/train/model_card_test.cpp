@@ -69,6 +69,14 @@ TEST(ModelCard, LeavesOutWhatIsNotKnown) {
   EXPECT_NE(text.find("gpt-oss-20b in another layout, written by Ossature 1.2.3."), std::string::npos) << text;
 }
 
+TEST(ModelCard, TellsTheHubHowTheModelComesFromItsBase) {
+  ModelCard card = merged();
+  card.adapters.clear();
+  EXPECT_NE(to_markdown(card).find("base_model_relation: quantized\n"), std::string::npos);
+  card.rounding = "";  // another layout of the same values
+  EXPECT_EQ(to_markdown(card).find("base_model_relation"), std::string::npos);
+}
+
 TEST(ModelCard, NamesLayersInBfloat16) {
   ModelCard card = merged();
   card.experts = "mixed";
