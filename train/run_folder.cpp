@@ -1,6 +1,11 @@
 #include "train/run_folder.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
 #include <array>
+#include <cerrno>
 #include <string_view>
 
 #include "model/checkpoint_writer.h"
@@ -54,6 +59,21 @@ void check_run_folder(const Recipe& recipe, bool resume) {
                " began with " + key.get(begun) + " and can only go on with that";
   }
   if (!changes.empty()) throw RecipeError(changes);
+}
+
+RunLock::~RunLock() {
+  if (descriptor_ >= 0) ::close(descriptor_);
+}
+
+void RunLock::hold(const fs::path& dir) {
+  if (descriptor_ >= 0) return;
+  descriptor_ = ::open(dir.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor_ < 0 || ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0) return;  // some file systems have no locks
+  if (errno != EWOULDBLOCK) return;
+  ::close(descriptor_);
+  descriptor_ = -1;
+  throw RecipeError("output_dir: another process is running in " + dir.string() +
+                    "; wait for it, stop it, or give another output_dir");
 }
 
 void write_run_recipe(const Recipe& recipe) {

@@ -8,6 +8,7 @@
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
+#include "data/crc32c.h"
 #include "model/checkpoint.h"
 #include "model/checkpoint_writer.h"
 #include "model/staging_directory.h"
@@ -65,6 +66,110 @@ std::string signature(const ParameterSet& parameters) {
   return std::to_string(std::hash<std::string>{}(text));
 }
 
+/// The bytes of a state are not those that were written.
+class DamagedState : public CheckpointError {
+ public:
+  using CheckpointError::CheckpointError;
+};
+
+std::uint32_t checksum(const SafetensorsFile& file) {
+  std::map<std::string, std::span<const std::byte>> by_name;
+  for (const TensorInfo& info : file.tensors()) by_name[info.name] = file.bytes(info);
+  std::uint32_t sum = 0;
+  for (const auto& [name, bytes] : by_name) sum = crc32c(bytes.data(), bytes.size(), sum);
+  return sum;
+}
+
+/// Of position.json's fields but for its own.
+std::uint32_t checksum(nlohmann::json position) {
+  position.erase("crc32c");
+  const std::string text = position.dump();
+  return crc32c(text.data(), text.size());
+}
+
+RunPosition read_position(const fs::path& path, std::int64_t step, std::uint32_t& tensors_crc32c) {
+  std::ifstream in(path);
+  const auto json = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
+  RunPosition position;
+  const auto read_count = [&json](const char* key, std::int64_t& value) {
+    value = json.at(key).is_number_integer() ? json.at(key).get<std::int64_t>() : -1;
+    return value >= 0;
+  };
+  bool is_whole = false;
+  try {
+    json.at("best_validation_loss").get_to(position.best_validation_loss);
+    for (const nlohmann::json& saved_file : json.at("training_files").get<nlohmann::json::array_t>()) {
+      position.files.push_back({saved_file.at("contents").get<std::string>(),
+                                saved_file.at("samples").get<std::int64_t>(),
+                                saved_file.at("tokens").get<std::int64_t>(), saved_file.at("weight").get<double>()});
+    }
+    std::int64_t tensors = 0, own = 0;
+    is_whole = read_count("step", position.step) && position.step == step && read_count("epoch", position.data.epoch) &&
+               read_count("batch", position.data.batch) && read_count("batches_in_epoch", position.batches_in_epoch) &&
+               position.data.batch <= position.batches_in_epoch &&
+               read_count("evaluations_without_gain", position.evaluations_without_gain) &&
+               read_count("best_step", position.best_step) && read_count("tensors_crc32c", tensors) &&
+               read_count("crc32c", own) && own == checksum(json);
+    tensors_crc32c = static_cast<std::uint32_t>(tensors);
+  } catch (const nlohmann::json::exception&) {  // a key is missing or of another type
+  }
+  if (!is_whole) throw DamagedState(path.string() + ": is missing or damaged");
+  return position;
+}
+
+struct SavedState {
+  RunPosition position;
+  at::Tensor values;
+  AdamW::State moments;
+};
+
+/// Throws DamagedState, or CheckpointError if the state is of another run.
+SavedState read_state(const fs::path& dir, std::int64_t step, const ParameterSet& parameters, const AdamW& optimizer) {
+  std::shared_ptr<const SafetensorsFile> file;
+  try {
+    file = SafetensorsFile::open(dir / kTensorFile);
+  } catch (const CheckpointError& error) {
+    throw DamagedState(error.what());
+  }
+  SavedState saved;
+  std::uint32_t expected_checksum = 0;
+  saved.position = read_position(dir / kPositionFile, step, expected_checksum);
+  if (checksum(*file) != expected_checksum) {
+    throw DamagedState((dir / kTensorFile).string() + ": has other bytes than were written (CRC-32C)");
+  }
+  const auto found = file->metadata().find("signature");
+  if (found == file->metadata().end() || found->second != signature(parameters)) {
+    throw CheckpointError(
+        dir.string() +
+        ": is of other parameters than the recipe now asks for; resume with the recipe that began the run");
+  }
+  const TensorInfo* moment = file->find("exp_avg");
+  if (const DType expected = dtype_of(optimizer.state().at("exp_avg"));
+      moment != nullptr && moment->dtype != expected) {
+    throw CheckpointError(dir.string() + ": the moments are " + std::string(dtype_name(moment->dtype)) +
+                          ", the recipe's are " + std::string(dtype_name(expected)) +
+                          "; resume with the train.optimizer_state that began the run");
+  }
+  const auto read = [&](const std::string& name, const at::Tensor& like) {
+    const TensorInfo* info = file->find(name);
+    if (info == nullptr || info->dtype != dtype_of(like) || info->shape != like.sizes().vec()) {
+      throw DamagedState((dir / kTensorFile).string() + ": " + name + " is missing or misshapen");
+    }
+    at::Tensor tensor = wrap(file, *info);
+    if (!tensor.isfinite().all().item<bool>()) {
+      throw DamagedState((dir / kTensorFile).string() + ": " + name + " holds a value that is not finite");
+    }
+    return tensor;
+  };
+  saved.values = read("parameters", parameters.values());
+  for (const auto& [name, tensor] : optimizer.state()) saved.moments[name] = read(name, tensor);
+  if (file->find("best") != nullptr) {
+    const at::Tensor values = parameters.values();
+    saved.position.best = read("best", values).to(values.device(), at::kFloat, false, true);
+  }
+  return saved;
+}
+
 }  // namespace
 
 void save_run_state(const fs::path& run_dir, const RunPosition& position, const ParameterSet& parameters,
@@ -91,14 +196,17 @@ void save_run_state(const fs::path& run_dir, const RunPosition& position, const 
     files.push_back(
         {{"contents", file.fingerprint}, {"samples", file.samples}, {"tokens", file.tokens}, {"weight", file.weight}});
   }
-  const nlohmann::json json = {{"step", position.step},
-                               {"training_files", files},
-                               {"epoch", position.data.epoch},
-                               {"batch", position.data.batch},
-                               {"batches_in_epoch", position.batches_in_epoch},
-                               {"best_validation_loss", position.best_validation_loss},
-                               {"evaluations_without_gain", position.evaluations_without_gain},
-                               {"best_step", position.best_step}};
+  const std::uint32_t tensors_crc32c = checksum(*SafetensorsFile::open(staging.path() / kTensorFile));
+  nlohmann::json json = {{"step", position.step},
+                         {"tensors_crc32c", tensors_crc32c},
+                         {"training_files", files},
+                         {"epoch", position.data.epoch},
+                         {"batch", position.data.batch},
+                         {"batches_in_epoch", position.batches_in_epoch},
+                         {"best_validation_loss", position.best_validation_loss},
+                         {"evaluations_without_gain", position.evaluations_without_gain},
+                         {"best_step", position.best_step}};
+  json["crc32c"] = checksum(json);
   write_text_file(staging.path() / kPositionFile, json.dump(2) + "\n");
   staging.commit();
 
@@ -113,72 +221,30 @@ bool has_run_state(const fs::path& run_dir) {
   return !states_of(run_dir).empty();
 }
 
-std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterSet& parameters, AdamW& optimizer) {
+std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterSet& parameters, AdamW& optimizer,
+                                             const std::function<void(const std::string&)>& on_damage) {
   remove_unfinished(run_dir);
   const auto states = states_of(run_dir);
-  if (states.empty()) return std::nullopt;
-  const auto& [step, dir] = *states.rbegin();
-  const auto fail = [](const fs::path& path, const std::string& what) {
-    throw CheckpointError(path.string() + ": " + what + "; remove " + path.parent_path().string() +
-                          " to resume from an older checkpoint, or from the beginning if there is none");
-  };
-  const auto file = SafetensorsFile::open(dir / kTensorFile);
-  const auto found = file->metadata().find("signature");
-  if (found == file->metadata().end() || found->second != signature(parameters)) {
-    throw CheckpointError(
-        dir.string() +
-        ": is of other parameters than the recipe now asks for; resume with the recipe that began the run");
-  }
-  const TensorInfo* moment = file->find("exp_avg");
-  if (const DType expected = dtype_of(optimizer.state().at("exp_avg"));
-      moment != nullptr && moment->dtype != expected) {
-    throw CheckpointError(dir.string() + ": the moments are " + std::string(dtype_name(moment->dtype)) +
-                          ", the recipe's are " + std::string(dtype_name(expected)) +
-                          "; resume with the train.optimizer_state that began the run");
-  }
-  const auto read = [&](const std::string& name, const at::Tensor& like) {
-    const TensorInfo* info = file->find(name);
-    if (info == nullptr || info->dtype != dtype_of(like) || info->shape != like.sizes().vec()) {
-      fail(dir / kTensorFile, name + " is missing or misshapen");
+  std::optional<DamagedState> newest;
+  for (auto it = states.rbegin(); it != states.rend(); ++it) {
+    try {
+      const SavedState saved = read_state(it->second, it->first, parameters, optimizer);
+      at::NoGradGuard no_grad;
+      parameters.values().copy_(saved.values);
+      optimizer.restore(saved.position.step, saved.moments);
+      return saved.position;
+    } catch (const DamagedState& damage) {
+      if (on_damage) on_damage(damage.what());
+      if (!newest) newest = damage;
     }
-    at::Tensor tensor = wrap(file, *info);
-    if (!tensor.isfinite().all().item<bool>()) {
-      fail(dir / kTensorFile, name + " holds a value that is not finite");
-    }
-    return tensor;
-  };
-  std::ifstream in(dir / kPositionFile);
-  const auto json = nlohmann::json::parse(in, nullptr, /*allow_exceptions=*/false);
-  RunPosition position;
-  const auto read_count = [&json](const char* key, std::int64_t& value) {
-    value = json.at(key).is_number_integer() ? json.at(key).get<std::int64_t>() : -1;
-    return value >= 0;
-  };
-  bool is_whole = false;
-  try {
-    json.at("best_validation_loss").get_to(position.best_validation_loss);
-    for (const nlohmann::json& saved_file : json.at("training_files").get<nlohmann::json::array_t>()) {
-      position.files.push_back({saved_file.at("contents").get<std::string>(),
-                                saved_file.at("samples").get<std::int64_t>(),
-                                saved_file.at("tokens").get<std::int64_t>(), saved_file.at("weight").get<double>()});
-    }
-    is_whole = read_count("step", position.step) && position.step == step && read_count("epoch", position.data.epoch) &&
-               read_count("batch", position.data.batch) && read_count("batches_in_epoch", position.batches_in_epoch) &&
-               position.data.batch <= position.batches_in_epoch &&
-               read_count("evaluations_without_gain", position.evaluations_without_gain) &&
-               read_count("best_step", position.best_step);
-  } catch (const nlohmann::json::exception&) {  // a key is missing or of another type
   }
-  if (!is_whole) fail(dir / kPositionFile, "is missing or damaged");
-  at::Tensor values = parameters.values();
-  const at::Tensor saved = read("parameters", values);
-  AdamW::State moments;
-  for (const auto& [name, tensor] : optimizer.state()) moments[name] = read(name, tensor);
-  at::NoGradGuard no_grad;
-  if (file->find("best") != nullptr) position.best = read("best", values).to(values.device(), at::kFloat, false, true);
-  values.copy_(saved);
-  optimizer.restore(position.step, moments);
-  return position;
+  if (newest) {
+    throw CheckpointError(std::string(newest->what()) +
+                          "; expected a checkpoint as it was written, and no other is whole; "
+                          "remove " +
+                          (run_dir / "checkpoints").string() + " to begin the run again");
+  }
+  return std::nullopt;
 }
 
 }  // namespace ossature

@@ -5,7 +5,9 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -36,10 +38,12 @@ void save_run_state(const std::filesystem::path& run_dir, const RunPosition& pos
 /// Whether run_dir has a complete state.
 [[nodiscard]] bool has_run_state(const std::filesystem::path& run_dir);
 
-/// Restores the newest complete state of run_dir into `parameters` and `optimizer`; nullopt if there is none. Removes
-/// what a killed program left unfinished beside them. Throws CheckpointError, having restored nothing, if it is damaged
-/// or of other parameters.
-[[nodiscard]] std::optional<RunPosition> restore_run_state(const std::filesystem::path& run_dir,
-                                                           ParameterSet& parameters, AdamW& optimizer);
+/// Restores the newest whole state of run_dir into `parameters` and `optimizer`; nullopt if there is none. Removes what
+/// a killed program left unfinished beside them. A state with other bytes than were written is passed over, and
+/// `on_damage` hears which and why. Throws CheckpointError, having restored nothing, if all are damaged or the newest
+/// whole one is of other parameters.
+[[nodiscard]] std::optional<RunPosition> restore_run_state(
+    const std::filesystem::path& run_dir, ParameterSet& parameters, AdamW& optimizer,
+    const std::function<void(const std::string&)>& on_damage = {});
 
 }  // namespace ossature

@@ -70,7 +70,7 @@ MemoryPlan fitting_plan(const Recipe& recipe) {
 
 class Run {
  public:
-  Run(const Recipe& recipe, const MemoryPlan& plan, bool resume)
+  Run(const Recipe& recipe, const MemoryPlan& plan, RunLock& lock, bool resume)
       : recipe_(recipe),
         model_(recipe),
         optimizer_(model_.parameters(),
@@ -89,6 +89,8 @@ class Run {
     position_.best_validation_loss = std::numeric_limits<double>::max();
     if (resume) restore();
     position_.files = identify(files_.training);
+    fs::create_directories(recipe.output_dir);
+    lock.hold(recipe.output_dir);
     write_run_recipe(recipe);
     metrics_.emplace(recipe.output_dir, position_.step);
     if (position_.step == 0) metrics_->write_recipe(to_yaml(recipe));
@@ -211,7 +213,9 @@ class Run {
   }
 
   void restore() {
-    const auto restored = restore_run_state(recipe_.output_dir, model_.parameters(), optimizer_);
+    const auto restored = restore_run_state(
+        recipe_.output_dir, model_.parameters(), optimizer_,
+        [](const std::string& damage) { std::cerr << "passing over a damaged checkpoint: " << damage << std::endl; });
     if (!restored) return;
     if (const std::string other = difference(restored->files, files_.training); !other.empty()) {
       throw CheckpointError(recipe_.output_dir.string() + ": " + other +
@@ -286,9 +290,11 @@ class Run {
 }  // namespace
 
 void train(const Recipe& recipe, bool resume) {
+  RunLock lock;
+  if (fs::is_directory(recipe.output_dir)) lock.hold(recipe.output_dir);
   check_run_folder(recipe, resume);
   if (recipe.train.threads) at::set_num_threads(static_cast<int>(*recipe.train.threads));
-  Run(recipe, fitting_plan(recipe), resume).run();
+  Run(recipe, fitting_plan(recipe), lock, resume).run();
 }
 
 }  // namespace ossature

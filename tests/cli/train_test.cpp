@@ -115,6 +115,33 @@ TEST(TrainCommand, InterruptedRunGoesOnAsIfItHadNotBeen) {
   EXPECT_TRUE(adapter_bytes(t.run) == adapter_bytes(whole));
 }
 
+TEST(TrainCommand, DryRunTellsAllAndChangesNothing) {
+  const TrainingRun t;
+  const auto before = t.workspace.contents();
+  const std::string text = output_of({"train", t.recipe, "--dry-run", "train.seed=7"});
+  for (const std::string& said : {"base_model: " + t.model, std::string("seed: 7"), std::string("adam_beta2: "),
+                                  std::string("trained parameters"), std::string("steps")})
+    EXPECT_NE(text.find(said), std::string::npos) << said << "\n" << text;
+  EXPECT_EQ(t.workspace.contents(), before);
+  t.workspace.expect_failure({"train", t.recipe, "--dry-run", "data.train=" + t.workspace.path("absent.h5")}, 3,
+                             {"absent.h5"});
+}
+
+TEST(TrainCommand, GoesOnFromTheCheckpointBeforeADamagedOne) {
+  const TrainingRun t;
+  output_of({"train", t.recipe, "checkpoint.every_steps=2"});
+  const std::string whole = adapter_bytes(t.run), newest = t.run + "/checkpoints/step-6/state.safetensors";
+  std::string damaged = read_bytes(newest);
+  damaged[damaged.size() / 2] = static_cast<char>(damaged[damaged.size() / 2] ^ 1);
+  std::ofstream(newest, std::ios::binary) << damaged;
+  const ProgramResult result = run_program({"train", t.recipe, "checkpoint.every_steps=2", "--resume"});
+  EXPECT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_NE(result.err.find("passing over a damaged checkpoint: " + newest), std::string::npos) << result.err;
+  EXPECT_NE(result.err.find("going on after step 4"), std::string::npos) << result.err;
+  EXPECT_EQ(adapter_bytes(t.run), whole);
+  EXPECT_NE(read_bytes(newest), damaged);
+}
+
 TEST(TrainCommand, AllWeightsOfADenseCheckpoint) {
   const TrainingRun t;
   const std::string dense = t.workspace.path("dense");

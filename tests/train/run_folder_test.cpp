@@ -226,6 +226,21 @@ TEST_F(RunFolder, ResumeRefusesAFolderWithoutItsRecipeOrWithABrokenOne) {
   }
 }
 
+TEST_F(RunFolder, IsHeldByOneAtATime) {
+  const Scratch scratch;
+  RunLock mine;
+  mine.hold(scratch.path());
+  EXPECT_NO_THROW(mine.hold(scratch.path()));
+  RunLock other;
+  EXPECT_THROW(other.hold(scratch.path()), RecipeError);
+  {
+    const Scratch elsewhere;
+    RunLock third;
+    EXPECT_NO_THROW(third.hold(elsewhere.path()));
+  }
+  EXPECT_TRUE(std::filesystem::is_empty(scratch.path()));
+}
+
 TEST_F(RunFolder, RecipeIsWrittenWhole) {
   recipe_.train.learning_rate = 0.1 + 0.2;  // no short decimal
   write_run_recipe(recipe_);

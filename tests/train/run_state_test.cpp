@@ -10,6 +10,7 @@
 #include <set>
 #include <system_error>
 
+#include "data/crc32c.h"
 #include "model/config.h"
 #include "tests/malformed/scratch.h"
 #include "train/failure.h"
@@ -184,10 +185,10 @@ TEST_F(RunStateBroken, EveryTruncationOfThePositionIsRefused) {
   const std::string bytes = read_bytes(run_dir_ / "checkpoints/step-1/position.json");
   for (std::size_t size = 0; size + 2 < bytes.size(); ++size) {  // without the last newline it is still whole
     scratch_.write("run/checkpoints/step-1/position.json", bytes.substr(0, size));
-    expect_refused("position.json: is missing or damaged; remove ");
+    expect_refused("position.json: is missing or damaged; expected ");
   }
   fs::remove(run_dir_ / "checkpoints/step-1/position.json");
-  expect_refused("position.json: is missing or damaged; remove ");
+  expect_refused("position.json: is missing or damaged; expected ");
 }
 
 TEST_F(RunStateBroken, AbsurdPositionsAreRefused) {
@@ -200,6 +201,11 @@ TEST_F(RunStateBroken, AbsurdPositionsAreRefused) {
       changed.erase(key);
     } else {
       changed[key] = value;
+    }
+    if (std::string(key) != "crc32c") {  // wrong, but as it would have been written
+      changed.erase("crc32c");
+      const std::string text = changed.dump();
+      changed["crc32c"] = crc32c(text.data(), text.size());
     }
     return changed.dump();
   };
@@ -251,11 +257,37 @@ TEST_F(RunStateBroken, ADamagedNewestIsNotPassedOverInSilence) {
   save(trained, 1);
   save(trained, 2);
   scratch_.write("run/checkpoints/step-2/state.safetensors", "x");
-  expect_refused("step-2");
-  fs::remove_all(run_dir_ / "checkpoints/step-2");  // as the message advises
-  const auto found = restore_run_state(run_dir_, trained.parameters, trained.optimizer);
+  std::vector<std::string> heard;
+  const auto found = restore_run_state(run_dir_, trained.parameters, trained.optimizer,
+                                       [&](const std::string& damage) { heard.push_back(damage); });
   ASSERT_TRUE(found);
   EXPECT_EQ(found->step, 1);
+  ASSERT_EQ(heard.size(), 1U);
+  EXPECT_NE(heard.front().find("step-2/state.safetensors"), std::string::npos) << heard.front();
+}
+
+TEST_F(RunStateBroken, EveryFlippedBitIsNoticed) {
+  Trained trained;
+  trained.step(1);
+  save(trained, 1);
+  for (const std::string name : {"state.safetensors", "position.json"}) {
+    const std::string file = "run/checkpoints/step-1/" + name, good = read_bytes(scratch_.path() / file);
+    const std::size_t stride = name == "position.json" ? 1 : 3;
+    for (std::size_t i = 0; i < good.size(); i += stride) {
+      std::string flipped = good;
+      flipped[i] = static_cast<char>(flipped[i] ^ (1 << i % 8));
+      scratch_.write(file, flipped);
+      Trained fresh;
+      try {
+        const auto found = restore_run_state(run_dir_, fresh.parameters, fresh.optimizer);
+        // What is left are changes of white space, and of what the file says of itself.
+        EXPECT_TRUE(found && at::equal(fresh.parameters.values(), trained.parameters.values())) << name << " " << i;
+        EXPECT_EQ(found->step, 1);
+      } catch (const CheckpointError&) {
+      }
+    }
+    scratch_.write(file, good);
+  }
 }
 
 }  // namespace

@@ -1,11 +1,15 @@
 #include <CLI/CLI.hpp>
+#include <iostream>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "train/commands/command.h"
+#include "train/estimate.h"
 #include "train/recipe.h"
+#include "train/run_folder.h"
 #include "train/trainer.h"
+#include "train/training_files.h"
 
 namespace ossature {
 
@@ -13,7 +17,7 @@ void register_train(CLI::App& app) {
   struct Options {
     std::string recipe;
     std::vector<std::string> overrides;
-    bool resume = false;
+    bool resume = false, dry_run = false;
   };
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("train", "Train by a recipe");
@@ -26,7 +30,17 @@ void register_train(CLI::App& app) {
           "Processor threads, as train.threads=N")
       ->check(CLI::Range(1, 4096))
       ->type_name("N");
-  command->callback([options] { train(read_recipe(options->recipe, options->overrides), options->resume); });
+  command->add_flag("--dry-run", options->dry_run,
+                    "Print the whole recipe and what the run would need; write nothing and train nothing");
+  command->callback([options] {
+    const Recipe recipe = read_recipe(options->recipe, options->overrides);
+    if (!options->dry_run) return train(recipe, options->resume);
+    check_run_folder(recipe, options->resume);
+    (void)open_run_files(recipe, Checkpoint(recipe.base_model));
+    Inspection needs = estimate(recipe, /*probe=*/true).report();
+    needs.path = options->recipe;
+    std::cout << to_yaml(recipe) << "\n" << to_text(needs);
+  });
 }
 
 }  // namespace ossature
