@@ -4,7 +4,9 @@
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <string>
+#include <system_error>
 
 #include "model/config.h"
 
@@ -26,12 +28,25 @@ int lock(const fs::path& dir) {
   return descriptor;
 }
 
+fs::path parent_of(const fs::path& path) {
+  return path.has_parent_path() ? path.parent_path() : fs::path(".");
+}
+
+/// Waits until what was written to a file, or the names in a directory, are on the disk.
+void sync(const fs::path& path) {
+  const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) throw std::system_error(errno, std::generic_category(), path.string());
+  const int failed = ::fsync(descriptor) != 0 ? errno : 0;
+  ::close(descriptor);
+  // Some file systems know no fsync of a directory.
+  if (failed != 0 && failed != EINVAL) throw std::system_error(failed, std::generic_category(), path.string());
+}
+
 /// Removes what processes that no longer live were filling for `final_path`.
 void remove_abandoned(const fs::path& final_path) {
   const std::string prefix = final_path.filename().string() + kMark;
-  const fs::path parent = final_path.has_parent_path() ? final_path.parent_path() : fs::path(".");
   std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(parent, ignored)) {
+  for (const auto& entry : fs::directory_iterator(parent_of(final_path), ignored)) {
     const std::string name = entry.path().filename().string();
     if (!name.starts_with(prefix) || name.find_first_not_of("0123456789", prefix.size()) != std::string::npos) continue;
     const int descriptor = lock(entry.path());
@@ -66,7 +81,12 @@ StagingDirectory::~StagingDirectory() {
 }
 
 void StagingDirectory::commit() {
+  for (const auto& entry : fs::recursive_directory_iterator(path_)) {
+    if (entry.is_regular_file()) sync(entry.path());
+  }
+  sync(path_);
   fs::rename(path_, final_path_);
+  sync(parent_of(final_path_));
   path_.clear();
 }
 

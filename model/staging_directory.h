@@ -19,7 +19,8 @@ class StagingDirectory {
 
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
-  /// Renames path() to the final name.
+  /// Renames path() to the final name, once all that is in it is on the disk: a crash of the machine leaves it whole or
+  /// absent.
   void commit();
 
  private:
