@@ -100,6 +100,10 @@ TEST(VerifyCommand, ExportVerifiesOnTheRunsOwnValidationData) {
                                             "mixed", "--out", run.workspace.path("mixed")});
   EXPECT_EQ(result.exit_code, 0) << result.err;
   EXPECT_NE(result.out.find("retention"), std::string::npos) << result.out;
+  const std::string card = read_bytes(run.workspace.path("mixed") + "/README.md");
+  for (const char* part : {"those of layers 0, 1, 2, 3 in bfloat16", "held-out tokens of tokens.h5",
+                           "| loss of the base |", "| retention of what was learned |"})
+    EXPECT_NE(card.find(part), std::string::npos) << part << " in\n" << card;
   // Rounding to nearest loses most of so small an adapter: the export is there, and the exit code says what it is.
   const ProgramResult poor = run_program({"export", "--model", kEmbedded, "--adapter", run.adapter, "--min-retention",
                                           "0.999", "--out", run.workspace.path("poor")});
