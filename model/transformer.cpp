@@ -74,16 +74,22 @@ Transformer::Projected Transformer::project(std::int64_t n, const at::Tensor& x,
           heads(layer.v_proj, config_.num_key_value_heads, kV)};
 }
 
-at::Tensor Transformer::finish_layer(std::int64_t n, const at::Tensor& x, const at::Tensor& out,
-                                     const Pass& pass) const {
+Transformer::ExpertInput Transformer::expert_input(std::int64_t n, const at::Tensor& x, const at::Tensor& out,
+                                                   const Pass& pass) const {
   const Layer& layer = layers_[static_cast<std::size_t>(n)];
   const at::Tensor attended = x + apply(layer.o_proj, out, key_at(pass, n, kO));
   const at::Tensor normed = rms_norm(attended, layer.post_attention_layernorm, config_.rms_norm_eps, at::kFloat);
   // The router in float32: a choice between near-tied experts should not hang on the rounding of its logits.
-  const Routing routing = route(apply(layer.router, normed, key_at(pass, n, kRouter)), config_.num_experts_per_tok);
+  return {attended, normed, route(apply(layer.router, normed, key_at(pass, n, kRouter)), config_.num_experts_per_tok)};
+}
+
+at::Tensor Transformer::finish_layer(std::int64_t n, const at::Tensor& x, const at::Tensor& out,
+                                     const Pass& pass) const {
+  const ExpertInput input = expert_input(n, x, out, pass);
   const ExpertsOptions options{config_.swiglu_limit, key_at(pass, n, kExperts), pass.only_for_backward,
                                pass.experts_on_grid};
-  return attended + apply(layer.experts, normed.to(dtype_), routing, options);
+  return input.attended +
+         apply(layers_[static_cast<std::size_t>(n)].experts, input.normed.to(dtype_), input.routing, options);
 }
 
 at::Tensor Transformer::run_layer(std::int64_t n, const at::Tensor& x, const Pass& pass, KeyValue* key_value) const {

@@ -65,6 +65,16 @@ class Transformer {
   [[nodiscard]] at::Tensor run_layer(std::int64_t n, const at::Tensor& x, const Pass& pass,
                                      KeyValue* key_value = nullptr) const;
 
+  /// What the experts of a layer get.
+  struct ExpertInput {
+    at::Tensor attended;  // [T, H] float32, to which their result is added
+    at::Tensor normed;    // [T, H] float32
+    Routing routing;
+  };
+  /// out [T, Hq * D] is attention's result, x the layer's input.
+  [[nodiscard]] ExpertInput expert_input(std::int64_t n, const at::Tensor& x, const at::Tensor& out,
+                                         const Pass& pass) const;
+
   /// The part of a layer after its attention: out [T, Hq * D] is attention's result, x the layer's input.
   [[nodiscard]] at::Tensor finish_layer(std::int64_t n, const at::Tensor& x, const at::Tensor& out,
                                         const Pass& pass) const;

@@ -8,7 +8,10 @@
 #include "model/adapter.h"
 #include "model/checkpoint_writer.h"
 #include "model/export.h"
+#include "model/staging_directory.h"
+#include "train/calibration_data.h"
 #include "train/commands/adapter_options.h"
+#include "train/commands/calibrated_export.h"
 #include "train/commands/command.h"
 #include "train/commands/progress.h"
 #include "train/errors.h"
@@ -25,6 +28,9 @@ struct Options {
   std::vector<std::string> adapters;
   std::string format = "hf";
   std::string experts = "mxfp4";
+  std::optional<std::string> rounding;
+  std::vector<std::filesystem::path> calibration;
+  std::int64_t calibration_tokens = kCalibrationTokens;
   std::optional<std::filesystem::path> verify;
   bool no_verify = false;
   VerificationOptions verification;
@@ -79,7 +85,7 @@ const char* storage_name(ExpertStorage experts) {
 
 /// What is known before anything is written.
 ModelCard card_of(const Options& options, const std::vector<WeightedAdapter>& adapters, const Checkpoint& base,
-                  const Merger& merger) {
+                  const Merger& merger, bool is_calibrated) {
   ModelCard card;
   card.version = OSSATURE_VERSION;
   std::vector<std::filesystem::path> files{base.dir() / "config.json"};
@@ -98,7 +104,7 @@ ModelCard card_of(const Options& options, const std::vector<WeightedAdapter>& ad
   const bool changes_experts = std::ranges::any_of(std::views::iota(std::int64_t{0}, base.config().num_hidden_layers),
                                                    [&](std::int64_t n) { return merger.changes_experts(n); });
   if (options.experts == "mxfp4" && (changes_experts || base.experts() != ExpertStorage::kMxfp4))
-    card.rounding = "nearest";
+    card.rounding = is_calibrated ? "calibrated" : "nearest";
   return card;
 }
 
@@ -111,6 +117,43 @@ void export_with_progress(const Checkpoint& base, const Merger& merger, const Ex
     if (interrupt.is_requested()) throw InterruptedError("export: interrupted; nothing was written");
     progress.show(done, total);
   });
+}
+
+/// The data that calibrate the rounding; none where experts are rounded to nearest or not at all. Throws
+/// CLI::ValidationError where what was asked for cannot be.
+std::vector<std::filesystem::path> calibration_data(const Options& options,
+                                                    const std::vector<WeightedAdapter>& adapters,
+                                                    const Checkpoint& base, const Merger& merger) {
+  const bool is_asked_for = options.rounding == "calibrated" || !options.calibration.empty();
+  if (options.rounding == "nearest" && !options.calibration.empty()) {
+    throw CLI::ValidationError("--calibration", "--rounding nearest takes no data; leave one of the two out");
+  }
+  if (is_asked_for && options.experts != "mxfp4") {
+    throw CLI::ValidationError(
+        options.rounding ? "--rounding" : "--calibration",
+        "--experts " + options.experts + " rounds no adapted experts; it goes with --experts mxfp4");
+  }
+  if (is_asked_for && base.experts() == ExpertStorage::kBf16) {
+    throw CLI::ValidationError(options.rounding ? "--rounding" : "--calibration",
+                               "calibrated rounding moves codes of a base in MXFP4, and the experts of " +
+                                   base.dir().string() + " are bfloat16; give --rounding nearest");
+  }
+  bool changes_experts = false;
+  for (std::int64_t n = 0; n < base.config().num_hidden_layers; ++n) changes_experts |= merger.changes_experts(n);
+  if (!changes_experts || options.experts != "mxfp4" || base.experts() == ExpertStorage::kBf16) return {};
+  if (options.rounding == "nearest") return {};
+  if (!options.calibration.empty()) return options.calibration;
+  std::vector<std::filesystem::path> found = training_data(adapters);
+  if (found.empty() && options.rounding) {
+    throw CLI::ValidationError("--rounding",
+                               "calibrated needs samples of what the adapter was trained for, and its run's "
+                               "training data are not there; give --calibration FILE.h5");
+  }
+  if (found.empty()) {
+    std::cerr << "export: without calibration data experts are rounded to nearest, which loses small changes; give "
+                 "--calibration FILE.h5 (samples of what the adapter was trained for) to keep them\n";
+  }
+  return found;
 }
 
 void run(const Options& options) {
@@ -127,9 +170,18 @@ void run(const Options& options) {
   how.experts = options.experts == "bf16"    ? ExpertStorage::kBf16
                 : options.experts == "mixed" ? ExpertStorage::kMixed
                                              : ExpertStorage::kMxfp4;
-  const ModelCard card = card_of(options, adapters, base, merger);
+  const std::vector<std::filesystem::path> data = calibration_data(options, adapters, base, merger);
+  const ModelCard card = card_of(options, adapters, base, merger, !data.empty());
   how.model_card = to_markdown(card);
+  std::optional<RoundedLayers> rounded;
+  const std::filesystem::path work = rounding_folder(options.out);
+  if (!data.empty()) {
+    { const StagingDirectory is_free(options.out); }  // better now than after an hour
+    rounded.emplace(round_experts(base, merger, adapters, data, options.calibration_tokens, work));
+    how.replacements = &rounded->replacements;
+  }
   export_with_progress(base, merger, how, options.out);
+  if (rounded) std::filesystem::remove_all(work);
   const Checkpoint written(options.out);
   std::cout << options.out.string() << ": " << written.num_parameters() << " parameters, " << written.stored_bytes()
             << " bytes, " << (written.layout() == Layout::kOpenAi ? "OpenAI's layout" : "transformers' layout")
@@ -137,6 +189,7 @@ void run(const Options& options) {
   if (adapters.size() == 1) std::cout << ", adapter merged";
   if (adapters.size() > 1) std::cout << ", " << adapters.size() << " adapters merged";
   std::cout << "\n";
+  if (rounded) std::cout << "experts rounded for calibration data: " << gain_text(*rounded) << "\n";
   if (!merger.pairs().empty() && !options.no_verify) verify(options, adapters, base, merger, written, card);
 }
 
@@ -157,6 +210,19 @@ void register_export(CLI::App& app) {
                    "How expert weights are stored; mixed: bfloat16 in the layers whose experts "
                    "an adapter changes (openai: mxfp4 only)")
       ->check(CLI::IsMember({"mxfp4", "bf16", "mixed"}))
+      ->capture_default_str();
+  command
+      ->add_option(
+          "--rounding", options->rounding,
+          "How merged experts become MXFP4: to the codes that keep what the adapter does on calibration data, or "
+          "to the nearest, which loses small changes (default: calibrated, if there are data)")
+      ->check(CLI::IsMember({"nearest", "calibrated"}));
+  command
+      ->add_option("--calibration", options->calibration,
+                   "Token files of what the adapter was trained for (default: the training data of its run)")
+      ->type_name("FILE.h5");
+  command->add_option("--calibration-tokens", options->calibration_tokens, "How many tokens of them are used")
+      ->check(CLI::PositiveNumber)
       ->capture_default_str();
   CLI::Option* data = command
                           ->add_option("--verify", options->verify,

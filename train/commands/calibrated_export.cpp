@@ -1,0 +1,109 @@
+#include "train/commands/calibrated_export.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "data/sha256.h"
+#include "data/vocabulary.h"
+#include "train/calibration_data.h"
+#include "train/commands/progress.h"
+#include "train/errors.h"
+#include "train/evaluate.h"
+#include "train/interrupt.h"
+#include "train/recipe.h"
+
+namespace ossature {
+namespace {
+
+std::string contents_of(const std::filesystem::path& path) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) throw std::system_error(errno, std::generic_category(), path.string());
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+/// A digest of all that the rounded codes depend on. Of the base it takes every file's name, size, time and tensors,
+/// not its gigabytes; of the rest the contents.
+std::string digest(const Checkpoint& base, const std::vector<WeightedAdapter>& adapters,
+                   const std::vector<std::shared_ptr<const TokenFileReader>>& data, std::int64_t max_tokens) {
+  std::string all = contents_of(base.dir() / "config.json");
+  for (const auto& file : base.files()) {
+    const auto time = std::filesystem::last_write_time(file->path()).time_since_epoch().count();
+    all += file->path().filename().string() + " " + std::to_string(std::filesystem::file_size(file->path())) + " " +
+           std::to_string(time) + "\n";
+    for (const TensorInfo& tensor : file->tensors()) all += tensor.name + " " + std::to_string(tensor.begin) + "\n";
+  }
+  for (const auto& [dir, weight] : adapters) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.17g", weight);
+    all += std::string(text) + " " + sha256_hex(contents_of(dir / "adapter_config.json")) + " " +
+           sha256_hex(contents_of(dir / "adapter_model.safetensors")) + "\n";
+  }
+  for (const auto& file : data) all += file->fingerprint() + "\n";
+  return sha256_hex(all + std::to_string(max_tokens));
+}
+
+}  // namespace
+
+std::vector<std::filesystem::path> training_data(const std::vector<WeightedAdapter>& adapters) {
+  std::vector<std::filesystem::path> found;
+  for (const WeightedAdapter& adapter : adapters) {
+    const std::filesystem::path recipe =
+        std::filesystem::absolute(adapter.dir / "").parent_path().parent_path() / "recipe.yaml";
+    if (!std::filesystem::exists(recipe)) continue;
+    for (const TrainingFile& file : read_recipe(recipe).data.train) {
+      if (std::filesystem::exists(file.path) && std::find(found.begin(), found.end(), file.path) == found.end()) {
+        found.push_back(file.path);
+      }
+    }
+  }
+  return found;
+}
+
+std::filesystem::path rounding_folder(const std::filesystem::path& out) {
+  return (out / "").parent_path().string() + ".rounding";
+}
+
+RoundedLayers round_experts(const Checkpoint& base, const Merger& merger, const std::vector<WeightedAdapter>& adapters,
+                            const std::vector<std::filesystem::path>& data, std::int64_t max_tokens,
+                            const std::filesystem::path& work) {
+  std::vector<std::shared_ptr<const TokenFileReader>> files;
+  for (const std::filesystem::path& path : data) {
+    files.push_back(std::make_shared<const TokenFileReader>(path));
+    check_vocabulary(*files.back(), base.config().vocab_size, base.dir());
+  }
+  const std::vector<Batch> batches = calibration_batches(files, max_tokens);
+  std::vector<TokenRows> rows;
+  for (const Batch& batch : batches) rows.push_back(rows_of(batch));
+
+  Transformer transformer(base, at::kBFloat16);
+  merger.attach(transformer);
+  CalibratedRounding options;
+  options.work = work;
+  options.key = digest(base, adapters, files, max_tokens);
+  const InterruptGuard interrupt;
+  Progress progress("rounding");
+  return round_calibrated(base, transformer, rows, options, [&](std::int64_t done, std::int64_t total) {
+    if (interrupt.is_requested()) {
+      throw InterruptedError("interrupted; the layers that are rounded are in " + work.string() +
+                             ", and the same command goes on from there");
+    }
+    progress.show(done, total);
+  });
+}
+
+std::string gain_text(const RoundedLayers& rounded) {
+  std::string text;
+  for (const auto& [name, gain] :
+       {std::pair("gate_up_proj", &rounded.gate_up), std::pair("down_proj", &rounded.down)}) {
+    if (gain->wanted == 0.0) continue;
+    char number[64];
+    std::snprintf(number, sizeof number, "%.2f in %s", gain->realised / gain->wanted, name);
+    text += (text.empty() ? "gain along the adapter " : ", ") + std::string(number);
+  }
+  return text.empty() ? "the adapter changes none" : text;
+}
+
+}  // namespace ossature
