@@ -1,0 +1,101 @@
+// `ossature export --rounding`: what is kept of an adapter on experts, interruptions, and what is refused.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "tests/cli/workspace.h"
+
+namespace ossature {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// The embedded model and an adapter on experts alone, after a few small steps.
+class AdaptedExperts {
+ public:
+  AdaptedExperts() {
+    const std::string recipe = workspace.write(
+        "experts.yaml", "base_model: " + kEmbedded.string() + "\noutput_dir: " + workspace.path("run") +
+                            "\ndata: {train: " + data + ", sequence_length: 512}\nlora: {r: 4, target_modules: [], " +
+                            "target_parameters: [mlp.experts.gate_up_proj, mlp.experts.down_proj]}\n" +
+                            "train: {epochs: 4, learning_rate: 1.0e-3, warmup_steps: 0}\n");
+    EXPECT_EQ(output_of({"train", recipe}), "");
+  }
+  [[nodiscard]] std::vector<std::string> arguments(const std::string& out,
+                                                   const std::vector<std::string>& options = {}) const {
+    std::vector<std::string> all = {"export", "--model", kEmbedded,           "--adapter",
+                                    adapter,  "--out",   workspace.path(out), "--no-verify"};
+    all.insert(all.end(), options.begin(), options.end());
+    return all;
+  }
+  /// KL divergence of the adapter's predictions against those of the export `out`, in that of the base.
+  [[nodiscard]] double lost(const std::string& out) const {
+    const auto report = json_of({"verify", "--exported", workspace.path(out), "--model", kEmbedded, "--adapter",
+                                 adapter, "--data", data, "--dtype", "float32", "--min-retention", "0"});
+    return report["kl_adapter_export"].get<double>() / report["kl_adapter_base"].get<double>();
+  }
+  [[nodiscard]] std::map<std::string, std::string> files(const std::string& out) const {
+    std::map<std::string, std::string> found;
+    for (const auto& entry : fs::directory_iterator(workspace.path(out)))
+      if (entry.path().extension() != ".md") found[entry.path().filename()] = read_bytes(entry.path());
+    return found;
+  }
+
+  Workspace workspace;
+  std::string data = workspace.tokens(40), adapter = workspace.path("run/adapter");
+};
+
+TEST(ExportRounding, KeepsWhatNearestLosesAndTakesTheRunsOwnDataByDefault) {
+  const AdaptedExperts run;
+  const std::string said = output_of(run.arguments("calibrated"));
+  EXPECT_NE(said.find("experts rounded for calibration data: gain along the adapter "), std::string::npos) << said;
+  EXPECT_EQ(output_of(run.arguments("nearest", {"--rounding", "nearest"})).find("calibration"), std::string::npos);
+  EXPECT_GT(run.lost("nearest"), 0.5) << "the case is too easy";
+  EXPECT_LT(run.lost("calibrated"), 0.3 * run.lost("nearest"));
+  EXPECT_FALSE(fs::exists(run.workspace.path("calibrated.rounding")));
+
+  (void)output_of(run.arguments("other", {"--calibration", run.data, "--threads", "1"}));
+  EXPECT_TRUE(run.files("other") == run.files("calibrated")) << "a byte depends on the number of threads";
+}
+
+TEST(ExportRounding, InterruptedGoesOnToTheSameBytes) {
+  const AdaptedExperts run;
+  (void)output_of(run.arguments("whole"));
+  const std::string work = run.workspace.path("stopped.rounding");
+  const ProgramResult stopped = run_program(
+      run.arguments("stopped"), {.interrupt_when = [&] { return fs::exists(work + "/layer-1.safetensors"); }});
+  EXPECT_EQ(stopped.exit_code, 130) << stopped.err;
+  EXPECT_NE(stopped.err.find(work), std::string::npos) << stopped.err;
+  EXPECT_FALSE(fs::exists(run.workspace.path("stopped")));
+  (void)output_of(run.arguments("stopped"));
+  EXPECT_TRUE(run.files("stopped") == run.files("whole"));
+  EXPECT_FALSE(fs::exists(work));
+}
+
+TEST(ExportRefuses, Rounding) {
+  const AdaptedExperts run;
+  fs::rename(run.adapter, run.workspace.path("alone"));  // no longer in its run's folder
+  const auto expect = [&](const std::vector<std::string>& options, int code, const std::vector<std::string>& mentions) {
+    std::vector<std::string> all = {
+        "export", "--model", kEmbedded, "--adapter", run.workspace.path("alone"), "--out", run.workspace.path("out")};
+    all.insert(all.end(), options.begin(), options.end());
+    run.workspace.expect_failure(all, code, mentions);
+  };
+  expect({"--rounding", "calibrated"}, 2, {"--rounding", "give --calibration FILE.h5"});
+  expect({"--rounding", "nearest", "--calibration", run.data}, 2, {"--calibration", "--rounding nearest"});
+  expect({"--experts", "bf16", "--calibration", run.data}, 2, {"--calibration", "--experts mxfp4"});
+  expect({"--experts", "mixed", "--rounding", "calibrated"}, 2, {"--rounding", "--experts mxfp4"});
+  expect({"--rounding", "best"}, 2, {"--rounding", "nearest", "calibrated"});
+  expect({"--calibration", run.workspace.path("absent.h5")}, 3, {"absent.h5"});
+
+  const ProgramResult noted = run_program({"export", "--model", kEmbedded, "--adapter", run.workspace.path("alone"),
+                                           "--out", run.workspace.path("out"), "--no-verify"});
+  EXPECT_EQ(noted.exit_code, 0) << noted.err;
+  EXPECT_NE(noted.err.find("rounded to nearest, which loses small changes"), std::string::npos) << noted.err;
+}
+
+}  // namespace
+}  // namespace ossature
