@@ -1,7 +1,9 @@
 // Read-only view of a gpt-oss checkpoint directory in any public layout: transformers MXFP4 (what the hub carries),
-// transformers bfloat16, transformers with layers of both, and OpenAI's original. All are presented under transformers'
-// names and shapes, without copying: tensors are views of the memory-mapped files. Shapes: E experts, O output
-// features, I input features, G = I / 32.
+// transformers bfloat16, transformers with layers of both, OpenAI's original, and a GGUF file of llama.cpp's. All are
+// presented under transformers' names and shapes, without copying: tensors are views of the memory-mapped files. Not so
+// of a GGUF file: experts lie in it in another order (gate and up apart, other nibbles together), so they are put
+// together anew whenever they are asked for, and held by whoever asked. Shapes: E experts, O output features, I input
+// features, G = I / 32.
 #pragma once
 
 #include <cstddef>
@@ -17,13 +19,14 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/config.h"
+#include "model/gguf.h"
 #include "model/mxfp4.h"
 #include "model/safetensors.h"
 
 namespace ossature {
 
 /// How a checkpoint names its tensors.
-enum class Layout { kHf, kOpenAi };
+enum class Layout { kHf, kOpenAi, kGguf };
 
 /// How a checkpoint stores its expert weights: all packed, all dense (bfloat16, or float32), or packed in some layers
 /// and dense in others.
@@ -41,14 +44,27 @@ struct ExpertWeight {
   [[nodiscard]] std::int64_t in_features() const { return is_packed() ? packed.in_features() : dense.size(2); }
 };
 
+/// A tensor as it lies in a file.
+struct StoredTensor {
+  std::filesystem::path file;
+  std::string name;             // the layout's own
+  std::string dtype;            // "BF16", "F32", "MXFP4"; "" of scales that lie apart
+  std::int64_t parameters = 0;  // an MXFP4 weight counts once; its scales not
+  std::int64_t bytes = 0;
+};
+
+class CheckpointContents;
+
 /// Maps the files and checks names, shapes and dtypes of every tensor against the configuration when opened; touches no
 /// tensor bytes. Copies share the mappings. Safe to share between threads.
 class Checkpoint {
  public:
   /// `dir` holds config.json and *.safetensors (one file, or shards with model.safetensors.index.json). OpenAI's layout
-  /// may also lie in `dir`/original. Throws CheckpointError on anything missing, unknown, misshapen or given twice.
+  /// may also lie in `dir`/original. Or it is a file FILE.gguf, or holds model.gguf and no config.json. Throws
+  /// CheckpointError on anything missing, unknown, misshapen or given twice.
   explicit Checkpoint(const std::filesystem::path& dir);
 
+  /// The directory that holds the files, or the GGUF file.
   [[nodiscard]] const std::filesystem::path& dir() const;
   [[nodiscard]] const ModelConfig& config() const;
   [[nodiscard]] Layout layout() const;
@@ -60,18 +76,21 @@ class Checkpoint {
 
   /// A tensor that is not an expert weight, by transformers' name ("model.layers.0.self_attn.q_proj.weight",
   /// "model.layers.0.mlp.experts.gate_up_proj_bias", ...). As stored (bfloat16 or float32), on the CPU, not copied;
-  /// keeps the mapping alive and must not be written to. Throws CheckpointError if absent.
+  /// keeps the mapping alive and must not be written to. Of a GGUF file, in which norms, biases, sinks and router are
+  /// float32 whatever they were: a copy in bfloat16 where that holds every value. Throws CheckpointError if absent.
   [[nodiscard]] at::Tensor tensor(std::string_view name) const;
 
   /// "model.layers.N.mlp.experts.gate_up_proj" or "...down_proj", [E, O, I] once decoded.
   /// Throws CheckpointError if absent. Scale bytes are checked by check_scales.
   [[nodiscard]] ExpertWeight expert_weight(std::string_view name) const;
+  /// How it is stored: kByte stands for MXFP4. Reads nothing.
+  [[nodiscard]] at::ScalarType expert_dtype(std::string_view name) const;
 
   /// Throws CheckpointError if an MXFP4 scale byte is over kMxfp4MaxScale. Reads all scales (1/17 of the experts).
   void check_scales() const;
 
-  /// Every file of the checkpoint, in the order in which they were opened.
-  [[nodiscard]] const std::vector<std::shared_ptr<const SafetensorsFile>>& files() const;
+  /// Every tensor of every file, in the order in which the files were opened.
+  [[nodiscard]] std::vector<StoredTensor> stored_tensors() const;
 
   /// Lets the pages of a tensor or an expert weight leave the resident memory; they are read again when needed.
   void release(std::string_view name) const;
@@ -79,9 +98,14 @@ class Checkpoint {
   /// Where the tensors of layer `n` lie in the mappings.
   [[nodiscard]] std::vector<std::span<const std::byte>> layer_bytes(std::int64_t n) const;
 
+  /// Writes tokenizer, chat template and generation settings into `to`: copies of the files that lie beside the
+  /// weights, or files made of what a GGUF file says.
+  void write_companions(const std::filesystem::path& to) const;
+  /// The tokenizer as a GGUF file has it (gguf_tokenizer.h).
+  [[nodiscard]] GgufKeyValues gguf_tokenizer() const;
+
  private:
-  struct Contents;
-  std::shared_ptr<const Contents> contents_;
+  std::shared_ptr<const CheckpointContents> contents_;
 };
 
 /// Names (transformers') and shapes of every tensor that `config` has, expert weights as [E, O, I] under their plain

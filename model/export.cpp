@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <set>
@@ -11,7 +12,6 @@
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
-#include "model/companions.h"
 #include "model/free_space.h"
 #include "model/mapped_pages.h"
 #include "model/merged_experts.h"
@@ -25,16 +25,6 @@ DType stored_dtype(at::ScalarType dtype) {
   return dtype == at::kFloat ? DType::kF32 : DType::kBF16;
 }
 
-/// A merged weight in the dtype that is stored. An adapter of finite values may still be too large for it.
-at::Tensor stored_as(const at::Tensor& merged, at::ScalarType dtype, const std::string& name) {
-  at::Tensor result = merged.to(dtype);
-  if (!result.isfinite().all().item<bool>()) {
-    throw CheckpointError("export: " + name + " merged with the adapter has a value that is not finite; expected " +
-                          "finite numbers; the adapter is damaged or diverged");
-  }
-  return result;
-}
-
 /// What is copied at a time of a tensor that nothing changes.
 constexpr std::int64_t kPieceElements = 32 << 20;
 
@@ -42,7 +32,9 @@ constexpr std::int64_t kPieceElements = 32 << 20;
 class Plan {
  public:
   Plan(const Checkpoint& base, const Merger& merger, const Replacements* replacements)
-      : base_(base), merger_(merger), replacements_(replacements) {}
+      : base_(base), merger_(merger), replacements_(replacements) {
+    for (const TensorShape& tensor : tensor_shapes(base.config())) shapes_[tensor.name] = tensor.shape;
+  }
 
   /// Rows of the stored tensors `names`, one after the other, as one tensor.
   void add_dense(const std::string& name, std::vector<std::string> names) {
@@ -60,12 +52,13 @@ class Plan {
   }
 
   void add_experts_bf16(const std::string& name, const std::string& source) {
-    const ExpertWeight weight = base_.expert_weight(source);
-    const auto dtype = weight.is_packed() ? at::kBFloat16 : weight.dense.scalar_type();
+    const std::vector<std::int64_t>& shape = shapes_.at(source);
+    const auto dtype = base_.expert_dtype(source) == at::kFloat ? at::kFloat : at::kBFloat16;
     tensors_.push_back({name,
                         stored_dtype(dtype),
-                        {weight.num_experts(), weight.in_features(), weight.out_features()},
-                        [this, weight, dtype, source, pair = planned_pair(source)](const ByteSink& sink) {
+                        {shape[0], shape[2], shape[1]},
+                        [this, dtype, source, pair = planned_pair(source)](const ByteSink& sink) {
+                          const ExpertWeight weight = base_.expert_weight(source);
                           if (!weight.is_packed() && !pair.defined()) {
                             write_tensor(weight.dense.transpose(1, 2), sink);
                           } else {
@@ -80,22 +73,22 @@ class Plan {
   }
 
   void add_experts_mxfp4(const std::string& blocks_name, const std::string& scales_name, const std::string& source) {
-    const ExpertWeight weight = base_.expert_weight(source);
     const LowRank pair = planned_pair(source);
-    const auto experts = weight.num_experts(), out = weight.out_features(),
-               groups = weight.in_features() / kMxfp4BlockSize;
+    const auto experts = shapes_.at(source)[0], out = shapes_.at(source)[1],
+               groups = shapes_.at(source)[2] / kMxfp4BlockSize;
     // Blocks are made, and written, before scales, so the scales wait here: 1/17 of the tensor.
     auto scales = std::make_shared<std::vector<at::Tensor>>();
     tensors_.push_back(
         {blocks_name,
          DType::kU8,
          {experts, out, groups, kMxfp4BlockBytes},
-         [this, weight, pair, scales, source](const ByteSink& sink) {
+         [this, pair, scales, source](const ByteSink& sink) {
            if (const Mxfp4Tensor* replaced = replacement(source)) {
              write_tensor(replaced->blocks, sink);
              scales->push_back(replaced->scales);
              return;
            }
+           const ExpertWeight weight = base_.expert_weight(source);
            if (weight.is_packed() && !pair.defined()) {
              write_tensor(weight.packed.blocks, sink);
            } else if (weight.is_packed()) {
@@ -176,6 +169,7 @@ class Plan {
   const Checkpoint& base_;
   const Merger& merger_;
   const Replacements* replacements_;
+  std::map<std::string, std::vector<std::int64_t>> shapes_;
   std::int64_t merged_ = 0;  // pairs that the plan has
   std::vector<PlannedTensor> tensors_;
 };
@@ -236,7 +230,7 @@ std::vector<std::int64_t> dense_layers(const Checkpoint& base, const Merger& mer
   std::vector<std::int64_t> layers;
   for (std::int64_t n = 0; n < base.config().num_hidden_layers; ++n) {
     const bool is_dense =
-        base.experts() == ExpertStorage::kMixed && !base.expert_weight(expert_weight_names(n).front()).is_packed();
+        base.experts() == ExpertStorage::kMixed && base.expert_dtype(expert_weight_names(n).front()) != at::kByte;
     if (is_dense || merger.changes_experts(n)) layers.push_back(n);
   }
   return layers;
@@ -277,7 +271,7 @@ void export_checkpoint(const Checkpoint& base, const Merger& merger, const Expor
   write_text_file(staging.path() / "config.json",
                   is_openai ? openai_config_json(config) : hf_config_json(config, has_mxfp4, dense));
   if (is_openai) write_text_file(staging.path() / "dtypes.json", openai_dtypes_json(plan.tensors()));
-  copy_companion_files(base.dir(), staging.path());
+  base.write_companions(staging.path());
   if (!options.model_card.empty()) write_text_file(staging.path() / "README.md", options.model_card);
   staging.commit();
 }

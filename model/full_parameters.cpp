@@ -3,7 +3,6 @@
 #include <ATen/ATen.h>
 
 #include "model/checkpoint_writer.h"
-#include "model/companions.h"
 #include "model/staging_directory.h"
 
 namespace ossature {
@@ -76,7 +75,7 @@ void write_full_checkpoint(const ParameterSet& parameters, const Checkpoint& che
   StagingDirectory staging(dir);
   write_checkpoint_files(staging.path(), planned);
   write_text_file(staging.path() / "config.json", hf_config_json(checkpoint.config(), /*mxfp4=*/false));
-  copy_companion_files(checkpoint.dir(), staging.path());
+  checkpoint.write_companions(staging.path());
   staging.commit();
 }
 

@@ -22,4 +22,8 @@ namespace ossature {
 [[nodiscard]] at::Tensor merged_transposed(const ExpertWeight& base, const LowRank& pair, std::int64_t e,
                                            const std::string& name);
 
+/// A merged weight in the dtype that is stored. An adapter of finite values may still be too large for it: then a
+/// CheckpointError tells `name`.
+[[nodiscard]] at::Tensor stored_as(const at::Tensor& merged, at::ScalarType dtype, const std::string& name);
+
 }  // namespace ossature

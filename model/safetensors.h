@@ -7,12 +7,15 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "model/config.h"
+#include "model/mapped_file.h"
+#include "model/partial_file.h"
 
 namespace ossature {
 
@@ -40,11 +43,8 @@ class SafetensorsFile {
   /// format asks for, a name is repeated, a dtype is unknown, a shape does not match its bytes, or a byte of the data
   /// section is claimed twice or by nobody, or a tensor is not aligned to its element size.
   static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& path);
-  ~SafetensorsFile();
-  SafetensorsFile(const SafetensorsFile&) = delete;
-  SafetensorsFile& operator=(const SafetensorsFile&) = delete;
 
-  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  [[nodiscard]] const std::filesystem::path& path() const { return file_->path(); }
   /// In the order of their bytes in the file.
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return tensors_; }
   /// nullptr if absent.
@@ -55,18 +55,15 @@ class SafetensorsFile {
 
  private:
   SafetensorsFile() = default;
-  std::filesystem::path path_;
+  std::shared_ptr<const MappedFile> file_;
   std::vector<TensorInfo> tensors_;
   std::map<std::string, std::size_t, std::less<>> index_;
   std::map<std::string, std::string> metadata_;
-  void* mapping_ = nullptr;
-  std::size_t mapping_bytes_ = 0;
   std::size_t data_offset_ = 0;
 };
 
 /// Writes one file: all tensors are declared first, then their bytes are given in the declared order, in pieces of any
-/// size, so a file of any size is written in the memory of one piece. The bytes go to `path`.partial, which finish()
-/// renames: what stood at `path` stays readable, mapped or not, until then, and a writer that dies leaves no half file.
+/// size, so a file of any size is written in the memory of one piece. It has its name only when finish() has run.
 class SafetensorsWriter {
  public:
   /// `tensors` in file order; their begin/end are ignored and computed. A file that tensors of unequal element sizes
@@ -75,10 +72,6 @@ class SafetensorsWriter {
   /// if the file cannot be created, std::system_error when the disk refuses.
   SafetensorsWriter(const std::filesystem::path& path, std::vector<TensorInfo> tensors,
                     const std::map<std::string, std::string>& metadata = {});
-  /// Removes the partial file unless finish() has run.
-  ~SafetensorsWriter();
-  SafetensorsWriter(const SafetensorsWriter&) = delete;
-  SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
   /// Appends bytes of the tensor in turn. Throws std::system_error when the disk refuses (the program's exit code 5)
   /// and std::logic_error when more bytes come than were declared.
@@ -89,11 +82,7 @@ class SafetensorsWriter {
   void finish();
 
  private:
-  void write_all(std::span<const std::byte> bytes);
-
-  std::filesystem::path path_;
-  std::filesystem::path partial_;
-  int fd_ = -1;
+  std::optional<PartialFile> file_;  // made when all that was declared is right
   std::uint64_t remaining_ = 0;
 };
 

@@ -42,22 +42,23 @@ struct Group {
 constexpr std::array<std::string_view, 6> kCheckpointGroups = {"embedding", "attention", "router",
                                                                "experts",   "norms",     "head"};
 
-/// The group of a tensor of either layout.
+/// The group of a tensor of any layout.
 std::string_view checkpoint_group(std::string_view name) {
   const auto has = [&](std::string_view part) { return name.find(part) != std::string_view::npos; };
-  if (name == "lm_head.weight" || name == "unembedding.weight") return "head";
-  if (name == "model.embed_tokens.weight" || name == "embedding.weight") return "embedding";
+  if (name == "lm_head.weight" || name == "unembedding.weight" || name == "output.weight") return "head";
+  if (name == "model.embed_tokens.weight" || name == "embedding.weight" || name == "token_embd.weight")
+    return "embedding";
   if (has("norm.")) return "norms";
-  if (has(".experts.") || has(".mlp1_") || has(".mlp2_")) return "experts";
-  return has(".mlp.") ? "router" : "attention";
+  if (has(".experts.") || has(".mlp1_") || has(".mlp2_") || has("_exps.")) return "experts";
+  return has(".mlp.") || has(".ffn_gate_inp.") ? "router" : "attention";
 }
 
-Inspection::Table files_table(const std::vector<std::shared_ptr<const SafetensorsFile>>& files) {
+Inspection::Table files_table(const std::vector<StoredTensor>& tensors) {
   Inspection::Table table{"files", {"file", "tensors", "bytes"}, {}};
-  for (const auto& file : files) {
+  for (std::size_t begin = 0, end = 0; begin < tensors.size(); begin = end) {
     std::int64_t bytes = 0;
-    for (const TensorInfo& info : file->tensors()) bytes += num_bytes(info);
-    table.rows.push_back({file->path().filename().string(), static_cast<std::int64_t>(file->tensors().size()), bytes});
+    for (; end < tensors.size() && tensors[end].file == tensors[begin].file; ++end) bytes += tensors[end].bytes;
+    table.rows.push_back({tensors[begin].file.filename().string(), static_cast<std::int64_t>(end - begin), bytes});
   }
   return table;
 }
@@ -66,20 +67,13 @@ Inspection inspect_checkpoint(const fs::path& dir) {
   const Checkpoint checkpoint(dir);
   const ModelConfig& config = checkpoint.config();
   std::map<std::string_view, Group> groups;
-  for (const auto& file : checkpoint.files()) {
-    for (const TensorInfo& info : file->tensors()) {
-      Group& group = groups[checkpoint_group(info.name)];
-      const bool is_packed = info.dtype == DType::kU8;
-      group.tensors += 1;
-      group.bytes += num_bytes(info);
-      if (!is_packed) {
-        group.dtypes.insert(std::string(dtype_name(info.dtype)));
-        group.parameters += num_elements(info);
-      } else if (info.name.ends_with("blocks")) {
-        group.dtypes.insert("MXFP4");
-        group.parameters += 2 * num_elements(info);
-      }
-    }
+  const std::vector<StoredTensor> tensors = checkpoint.stored_tensors();
+  for (const StoredTensor& tensor : tensors) {
+    Group& group = groups[checkpoint_group(tensor.name)];
+    group.tensors += 1;
+    group.bytes += tensor.bytes;
+    group.parameters += tensor.parameters;
+    if (!tensor.dtype.empty()) group.dtypes.insert(tensor.dtype);
   }
   Inspection::Table table{"groups", {"group", "dtype", "tensors", "parameters", "bytes"}, {}};
   for (const std::string_view name : kCheckpointGroups) {
@@ -90,7 +84,9 @@ Inspection inspect_checkpoint(const fs::path& dir) {
   }
   return {"checkpoint",
           dir,
-          {{"layout", checkpoint.layout() == Layout::kHf ? "transformers" : "openai"},
+          {{"layout", checkpoint.layout() == Layout::kHf       ? "transformers"
+                      : checkpoint.layout() == Layout::kOpenAi ? "openai"
+                                                               : "gguf"},
            {"experts", checkpoint.experts() == ExpertStorage::kMxfp4   ? "mxfp4"
                        : checkpoint.experts() == ExpertStorage::kMixed ? "mixed"
                                                                        : "dense"},
@@ -107,7 +103,7 @@ Inspection inspect_checkpoint(const fs::path& dir) {
            {"sliding_window", config.sliding_window},
            {"max_position_embeddings", config.max_position_embeddings},
            {"vocab_size", config.vocab_size}},
-          {std::move(table), files_table(checkpoint.files())}};
+          {std::move(table), files_table(tensors)}};
 }
 
 /// adapter_config.json by type; every complaint names the key.
@@ -314,14 +310,16 @@ Inspection inspect(const fs::path& path, const fs::path& tokenizer) {
   if (!fs::exists(path)) throw CheckpointError(path.string() + ": there is nothing of this name; check the path");
   if (!fs::is_directory(path)) {
     if (path.extension() == ".safetensors") return inspect_safetensors(path);
+    if (path.extension() == ".gguf") return inspect_checkpoint(path);
     if (path.extension() == ".h5") {
       const TokenFileReader file(path);
       Inspection report = describe_structure(file);
       add_contents(file, tokenizer, report);
       return report;
     }
-    throw CheckpointError(path.string() +
-                          ": a file of a kind that inspect does not know; expected *.h5, *.safetensors or a folder");
+    throw CheckpointError(
+        path.string() +
+        ": a file of a kind that inspect does not know; expected *.h5, *.safetensors, *.gguf or a folder");
   }
   if (fs::exists(path / "adapter_config.json")) return inspect_adapter(name);
   if (fs::exists(path / "recipe.yaml")) return inspect_run(name);

@@ -19,21 +19,44 @@ OPTIONS = {"CMAKE_BUILD_TYPE": "Release", "GGML_NATIVE": "ON", "BUILD_SHARED_LIB
            "LLAMA_BUILD_APP": "OFF", "LLAMA_BUILD_TESTS": "OFF", "LLAMA_BUILD_EXAMPLES": "OFF"}
 
 
-def obtain(folder):
-    """folder/source and folder/build/bin/llama-bench, made unless they are there."""
-    source, bench = folder / "source", folder / "build/bin/llama-bench"
+def obtain_source(folder):
+    """folder/source, made unless it is there."""
+    source = folder / "source"
     if not source.exists():
-        print(f"bench: downloading llama.cpp ({PACKAGE})", file=sys.stderr)
+        print(f"downloading llama.cpp ({PACKAGE})", file=sys.stderr)
         folder.mkdir(parents=True, exist_ok=True)
         process.run([sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", ":all:", "--dest", folder, PACKAGE])
         with tarfile.open(next(folder.glob("llama_cpp_python-*.tar.gz"))) as package:
             package.extractall(folder, filter="data")
         next(folder.glob("llama_cpp_python-*/vendor/llama.cpp")).rename(source)
+    return source
+
+
+def build(folder, target):
+    print(f"building llama.cpp: {target}", file=sys.stderr)
+    options = (f"-D{name}={value}" for name, value in OPTIONS.items())
+    process.run(["cmake", "-S", obtain_source(folder), "-B", folder / "build", *options])
+    process.run(["cmake", "--build", folder / "build", "--parallel", os.cpu_count(), "--target", target])
+
+
+def obtain(folder):
+    """folder/build/bin/llama-bench, made unless it is there."""
+    bench = folder / "build/bin/llama-bench"
     if not bench.exists():
-        print("bench: building llama.cpp", file=sys.stderr)
-        process.run(["cmake", "-S", source, "-B", folder / "build", *(f"-D{name}={value}" for name, value in OPTIONS.items())])
-        process.run(["cmake", "--build", folder / "build", "--parallel", os.cpu_count(), "--target", "llama-bench"])
+        build(folder, "llama-bench")
     return bench
+
+
+def obtain_judge(folder, source):
+    """The program of the C++ file `source`, linked with llama.cpp's library; made unless it is there and newer."""
+    program, library = folder / source.stem, folder / "build/src/libllama.a"
+    if not library.exists():
+        build(folder, "llama")
+    if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
+        parts = [folder / f"build/ggml/src/{name}.a" for name in ("libggml", "libggml-cpu", "libggml-base")]
+        includes = [f"-I{folder / 'source/include'}", f"-I{folder / 'source/ggml/include'}"]
+        process.run(["c++", "-O2", "-std=c++17", *includes, source, "-o", program, library, *parts, "-fopenmp", "-ldl"])
+    return program
 
 
 def convert(folder, model, kind, out):

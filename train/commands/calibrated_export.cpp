@@ -28,12 +28,17 @@ std::string contents_of(const std::filesystem::path& path) {
 /// not its gigabytes; of the rest the contents.
 std::string digest(const Checkpoint& base, const std::vector<WeightedAdapter>& adapters,
                    const std::vector<std::shared_ptr<const TokenFileReader>>& data, std::int64_t max_tokens) {
-  std::string all = contents_of(base.dir() / "config.json");
-  for (const auto& file : base.files()) {
-    const auto time = std::filesystem::last_write_time(file->path()).time_since_epoch().count();
-    all += file->path().filename().string() + " " + std::to_string(std::filesystem::file_size(file->path())) + " " +
-           std::to_string(time) + "\n";
-    for (const TensorInfo& tensor : file->tensors()) all += tensor.name + " " + std::to_string(tensor.begin) + "\n";
+  std::string all;
+  if (base.layout() != Layout::kGguf) all += contents_of(base.dir() / "config.json");
+  std::filesystem::path last;
+  for (const StoredTensor& tensor : base.stored_tensors()) {
+    if (tensor.file != last) {
+      last = tensor.file;
+      const auto time = std::filesystem::last_write_time(last).time_since_epoch().count();
+      all += last.filename().string() + " " + std::to_string(std::filesystem::file_size(last)) + " " +
+             std::to_string(time) + "\n";
+    }
+    all += tensor.name + " " + tensor.dtype + " " + std::to_string(tensor.bytes) + "\n";
   }
   for (const auto& [dir, weight] : adapters) {
     char text[32];

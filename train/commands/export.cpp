@@ -6,8 +6,10 @@
 #include <ranges>
 
 #include "model/adapter.h"
+#include "model/adapter_gguf.h"
 #include "model/checkpoint_writer.h"
 #include "model/export.h"
+#include "model/export_gguf.h"
 #include "model/staging_directory.h"
 #include "train/calibration_data.h"
 #include "train/commands/adapter_options.h"
@@ -73,7 +75,7 @@ void verify(const Options& options, const std::vector<WeightedAdapter>& adapters
   card.verification =
       CardVerification{file->filename().string(), found.learned_tokens, found.loss_base,         found.loss_adapter,
                        found.loss_export,         found.retention,      found.kl_adapter_export, found.top1_agreement};
-  replace_text_file(options.out / "README.md", to_markdown(card));
+  if (std::filesystem::is_directory(options.out)) replace_text_file(options.out / "README.md", to_markdown(card));
   if (!found.passed()) throw CheckpointError(options.out.string() + ": " + found.advice(written.experts()));
 }
 
@@ -88,8 +90,10 @@ ModelCard card_of(const Options& options, const std::vector<WeightedAdapter>& ad
                   const Merger& merger, bool is_calibrated) {
   ModelCard card;
   card.version = OSSATURE_VERSION;
-  std::vector<std::filesystem::path> files{base.dir() / "config.json"};
-  for (const auto& file : base.files()) files.push_back(file->path());
+  std::vector<std::filesystem::path> files;
+  if (base.layout() != Layout::kGguf) files.push_back(base.dir() / "config.json");
+  for (const StoredTensor& tensor : base.stored_tensors())
+    if (files.empty() || files.back() != tensor.file) files.push_back(tensor.file);
   card.base = card_source(base.dir(), files);
   card.license = front_matter(base.dir(), "license");
   for (const WeightedAdapter& adapter : adapters) {
@@ -109,11 +113,11 @@ ModelCard card_of(const Options& options, const std::vector<WeightedAdapter>& ad
 }
 
 /// Until a signal asks to stop.
-void export_with_progress(const Checkpoint& base, const Merger& merger, const ExportOptions& how,
+void export_with_progress(const Checkpoint& base, const Merger& merger, const ExportOptions& how, bool is_gguf,
                           const std::filesystem::path& out) {
   const InterruptGuard interrupt;
   Progress progress("export");
-  export_checkpoint(base, merger, how, out, [&](std::int64_t done, std::int64_t total) {
+  (is_gguf ? export_gguf : export_checkpoint)(base, merger, how, out, [&](std::int64_t done, std::int64_t total) {
     if (interrupt.is_requested()) throw InterruptedError("export: interrupted; nothing was written");
     progress.show(done, total);
   });
@@ -156,15 +160,28 @@ std::vector<std::filesystem::path> calibration_data(const Options& options,
   return found;
 }
 
+const char* layout_name(Layout layout) {
+  return layout == Layout::kHf ? "transformers' layout" : layout == Layout::kOpenAi ? "OpenAI's layout" : "GGUF";
+}
+
 void run(const Options& options) {
   if (options.format == "openai" && options.experts != "mxfp4") {
     throw CLI::ValidationError(
         "--experts", options.experts + " does not go with --format openai, which has experts in " + "MXFP4 only");
   }
+  if (options.format == "gguf-adapter" && options.adapters.empty()) {
+    throw CLI::ValidationError("--adapter", "is missing; --format gguf-adapter writes nothing else");
+  }
   const std::vector<WeightedAdapter> adapters = weighted_adapters(options.adapters);
   const Checkpoint base(options.model);
   base.check_scales();
   const Merger merger = merger_of(adapters, base.config());
+  if (options.format == "gguf-adapter") {
+    write_gguf_adapter(merger, options.out);
+    std::cout << options.out.string() << ": " << merger.pairs().size()
+              << " low-rank pairs for llama.cpp (--lora), which adds them to a GGUF file of the base\n";
+    return;
+  }
   ExportOptions how;
   how.format = options.format == "openai" ? ExportFormat::kOpenAi : ExportFormat::kHf;
   how.experts = options.experts == "bf16"    ? ExpertStorage::kBf16
@@ -180,12 +197,11 @@ void run(const Options& options) {
     rounded.emplace(round_experts(base, merger, adapters, data, options.calibration_tokens, work));
     how.replacements = &rounded->replacements;
   }
-  export_with_progress(base, merger, how, options.out);
+  export_with_progress(base, merger, how, options.format == "gguf", options.out);
   if (rounded) std::filesystem::remove_all(work);
   const Checkpoint written(options.out);
   std::cout << options.out.string() << ": " << written.num_parameters() << " parameters, " << written.stored_bytes()
-            << " bytes, " << (written.layout() == Layout::kOpenAi ? "OpenAI's layout" : "transformers' layout")
-            << ", experts " << storage_name(written.experts());
+            << " bytes, " << layout_name(written.layout()) << ", experts " << storage_name(written.experts());
   if (adapters.size() == 1) std::cout << ", adapter merged";
   if (adapters.size() > 1) std::cout << ", " << adapters.size() << " adapters merged";
   std::cout << "\n";
@@ -198,12 +214,19 @@ void run(const Options& options) {
 void register_export(CLI::App& app) {
   const auto options = std::make_shared<Options>();
   CLI::App* command = app.add_subcommand("export", "Write base + adapter as a checkpoint that inference engines load");
-  command->add_option("--model", options->model, "Base checkpoint directory")->required()->type_name("DIR");
+  command->add_option("--model", options->model, "Base checkpoint directory, or a GGUF file")
+      ->required()
+      ->type_name("DIR");
   add_adapter_option(*command, options->adapters);
-  command->add_option("--out", options->out, "New directory")->required()->type_name("DIR");
+  command->add_option("--out", options->out, "New directory; for GGUF a new FILE.gguf too")
+      ->required()
+      ->type_name("DIR");
   add_threads_option(*command);
-  command->add_option("--format", options->format, "Layout: transformers' or OpenAI's original")
-      ->check(CLI::IsMember({"hf", "openai"}))
+  command
+      ->add_option("--format", options->format,
+                   "Layout: transformers', OpenAI's original, a GGUF file for "
+                   "llama.cpp, or the adapter alone as one")
+      ->check(CLI::IsMember({"hf", "openai", "gguf", "gguf-adapter"}))
       ->capture_default_str();
   command
       ->add_option("--experts", options->experts,
