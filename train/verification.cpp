@@ -105,6 +105,9 @@ TensorComparison compare_tensors(const Checkpoint& base, const Merger& merger, c
     const LowRank pair = merger.pair(tensor.name);
     if (pair.defined() && !is_zero(pair)) {
       ++(change == Change::kValues ? found.merged : found.lost_to_rounding);
+    } else if (change == Change::kValues && tensor.name.ends_with("_proj_bias") &&
+               merger.pair(tensor.name.substr(0, tensor.name.size() - std::string("_bias").size())).defined()) {
+      ++found.corrected_biases;
     } else if (change == Change::kValues) {
       found.others.push_back(tensor.name);
     } else {
@@ -164,6 +167,7 @@ Inspection Verification::report() const {
   fields.emplace_back("tensors_identical", tensors.identical);
   fields.emplace_back("tensors_merged", tensors.merged);
   fields.emplace_back("tensors_lost_to_rounding", tensors.lost_to_rounding);
+  fields.emplace_back("expert_biases_corrected", tensors.corrected_biases);
   fields.emplace_back("experts_now_dense", tensors.dense_experts);
   fields.emplace_back("tensors_changed_otherwise", tensors.others);
   if (layers.empty()) return result;

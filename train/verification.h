@@ -25,6 +25,7 @@ struct TensorComparison {
   std::int64_t merged = 0;            // other values, where an adapter has a pair
   std::int64_t lost_to_rounding = 0;  // the same values although an adapter has a pair that is not zero
   std::int64_t dense_experts = 0;     // the same values, in bfloat16 where the base has MXFP4, or the reverse
+  std::int64_t corrected_biases = 0;  // other values of an expert bias whose weight an adapter has a pair for: rounding
   std::vector<std::string> others;    // other values where no adapter has a pair
 };
 

@@ -81,7 +81,7 @@ TEST(ExportRefuses, Arguments) {
   const std::string out = workspace.path("out");
   workspace.expect_failure({"export", "--model", kEmbedded}, 2, {"--out is required"});
   workspace.expect_failure({"export", "--out", out}, 2, {"--model is required"});
-  workspace.expect_failure({"export", "--model", kEmbedded, "--out", out, "--format", "gguf"}, 2, {"--format: gguf"});
+  workspace.expect_failure({"export", "--model", kEmbedded, "--out", out, "--format", "onnx"}, 2, {"--format: onnx"});
   workspace.expect_failure({"export", "--model", kEmbedded, "--out", out, "--experts", "int4"}, 2, {"--experts: int4"});
   workspace.expect_failure({"export", "--model", kEmbedded, "--out", out, "--format", "openai", "--experts", "bf16"}, 2,
                            {"--experts: bf16 does not go with --format openai"});

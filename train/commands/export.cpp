@@ -58,7 +58,8 @@ void verify(const Options& options, const std::vector<WeightedAdapter>& adapters
   if (!file) {
     const TensorComparison found = compare_tensors(base, merger, written);
     std::cout << "tensors: " << found.identical + found.dense_experts << " as in the base, " << found.merged
-              << " merged, " << found.lost_to_rounding << " lost to rounding, " << found.others.size()
+              << " merged, " << found.lost_to_rounding << " lost to rounding, " << found.corrected_biases
+              << " expert biases corrected for it, " << found.others.size()
               << " changed otherwise; what was kept of the adapter is not known: give --verify FILE.h5\n";
     return;
   }
