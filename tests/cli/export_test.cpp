@@ -76,6 +76,36 @@ TEST(ExportCommand, WithoutAnAdapterThereAndBack) {
   EXPECT_TRUE(read_bytes(fs::path(back) / "model.safetensors") == read_bytes(kEmbedded / "model.safetensors"));
 }
 
+TEST(ExportCommand, GgufThereAndBackIsTheSameModelAndTokenizer) {
+  const Workspace workspace;
+  for (const std::string name : {"model.gguf", "folder"}) {
+    const std::string gguf = workspace.path(name), back = workspace.path(name + " and back");
+    const std::string line = output_of({"export", "--model", kEmbedded, "--format", "gguf", "--out", gguf});
+    EXPECT_TRUE(line.ends_with("GGUF, experts MXFP4\n")) << line;
+    EXPECT_EQ(read_bytes(name == "folder" ? gguf + "/model.gguf" : gguf).substr(0, 4), "GGUF");
+    output_of({"export", "--model", gguf, "--out", back});
+    EXPECT_TRUE(read_bytes(fs::path(back) / "model.safetensors") == read_bytes(kEmbedded / "model.safetensors"));
+    const auto reply = [](const std::string& model) {
+      return output_of({"generate", "--model", model, "--date", "none", "--prompt", "Are you sentient? \u00fc"});
+    };
+    EXPECT_EQ(reply(back), reply(kEmbedded));
+  }
+}
+
+TEST(ExportCommand, AdapterForLlamaCpp) {
+  const Adapted run("mlp.experts.gate_up_proj, mlp.experts.down_proj");
+  const std::string out = run.workspace.path("adapter.gguf");
+  const std::vector<std::string> arguments = {"export",   "--model",      kEmbedded, "--adapter", run.adapter,
+                                              "--format", "gguf-adapter", "--out",   out};
+  const std::string line = output_of(arguments);
+  EXPECT_NE(line.find("24 low-rank pairs"), std::string::npos) << line;
+  EXPECT_EQ(read_bytes(out).substr(0, 4), "GGUF");
+  run.workspace.expect_failure(arguments, 3, {out + ": already exists"});
+  run.workspace.expect_failure(
+      {"export", "--model", kEmbedded, "--format", "gguf-adapter", "--out", run.workspace.path("other.gguf")}, 2,
+      {"--adapter: is missing"});
+}
+
 TEST(ExportRefuses, Arguments) {
   const Workspace workspace;
   const std::string out = workspace.path("out");
