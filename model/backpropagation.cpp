@@ -8,32 +8,16 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include "model/head.h"
+#include "model/placed_rows.h"
 
 namespace ossature {
 namespace {
-
-at::Tensor token_tensor(std::span<const std::int32_t> tokens, at::Device device) {
-  at::Tensor ids = at::empty({static_cast<std::int64_t>(tokens.size())}, at::kLong);
-  std::copy(tokens.begin(), tokens.end(), ids.data_ptr<std::int64_t>());
-  return ids.to(device);
-}
-
-/// What the layers of a pass over `rows` share.
-struct Shared {
-  SequenceLayout layout;
-  RopeTable rope;
-
-  Shared(const Transformer& transformer, const TokenRows& rows)
-      : layout(rows.sample_offsets, transformer.config().sliding_window),
-        rope(rope_table(transformer.config(), layout.positions().to(transformer.device()))) {}
-};
 
 /// A micro-batch on its way through the layers.
 struct MicroBatch {
   TokenRows rows;
   Targets targets;
-  Shared shared;
-  at::Tensor tokens;
+  PlacedRows placed;
   at::Tensor x;                     // output of the layer that ran last
   at::Tensor grad;                  // of the loss wrt it, on the way back
   std::vector<at::Tensor> inputs;   // of each layer that trains
@@ -42,13 +26,12 @@ struct MicroBatch {
   MicroBatch(const Transformer& transformer, const TokenRows& its_rows, Targets its_targets)
       : rows(its_rows),
         targets(std::move(its_targets)),
-        shared(transformer, rows),
-        tokens(token_tensor(rows.tokens, transformer.device())),
+        placed(transformer, rows),
         inputs(transformer.layers().size()),
         outputs(transformer.layers().size()) {}
 
   [[nodiscard]] Pass pass(bool only_for_backward, bool experts_on_grid) const {
-    return {shared.layout, shared.rope, rows.dropout_seed, only_for_backward, experts_on_grid};
+    return {placed.layout, placed.rope, rows.dropout_seed, only_for_backward, experts_on_grid};
   }
 };
 
@@ -99,7 +82,7 @@ LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows>
 
   for (MicroBatch& batch : batches) {
     at::NoGradGuard no_grad;
-    batch.x = transformer.embed(batch.tokens);
+    batch.x = transformer.embed(batch.placed.tokens);
   }
   for (std::int64_t n = 0; n < num_layers; ++n) {
     const auto i = static_cast<std::size_t>(n);
@@ -143,7 +126,7 @@ LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows>
   if (trains_embedding) {
     at::AutoGradMode mode(true);
     for (const MicroBatch& batch : batches) {
-      torch::autograd::backward({transformer.embed(batch.tokens)}, {batch.grad});
+      torch::autograd::backward({transformer.embed(batch.placed.tokens)}, {batch.grad});
     }
   }
   return sum;
@@ -151,9 +134,9 @@ LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows>
 
 at::Tensor forward(const Transformer& transformer, const TokenRows& rows, bool experts_on_grid) {
   at::NoGradGuard no_grad;
-  const Shared shared(transformer, rows);
-  const Pass pass{shared.layout, shared.rope, 0, false, experts_on_grid};
-  at::Tensor x = transformer.embed(token_tensor(rows.tokens, transformer.device()));
+  const PlacedRows placed(transformer, rows);
+  const Pass pass{placed.layout, placed.rope, 0, false, experts_on_grid};
+  at::Tensor x = transformer.embed(placed.tokens);
   for (std::int64_t n = 0; n < static_cast<std::int64_t>(transformer.layers().size()); ++n) {
     x = transformer.run_layer(n, x, pass);
   }

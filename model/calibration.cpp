@@ -5,22 +5,17 @@
 #include <ATen/ATen.h>
 
 #include "model/experts_kernels.h"
+#include "model/placed_rows.h"
 #include "model/swiglu.h"
 
 namespace ossature {
 
 struct CalibrationPass::Batch {
-  SequenceLayout layout;
-  RopeTable rope;
+  PlacedRows placed;
   at::Tensor x;
 
   Batch(const Transformer& transformer, const TokenRows& rows)
-      : layout(rows.sample_offsets, transformer.config().sliding_window),
-        rope(rope_table(transformer.config(), layout.positions())) {
-    at::Tensor ids = at::empty({static_cast<std::int64_t>(rows.tokens.size())}, at::kLong);
-    std::copy(rows.tokens.begin(), rows.tokens.end(), ids.data_ptr<std::int64_t>());
-    x = transformer.embed(ids);
-  }
+      : placed(transformer, rows), x(transformer.embed(placed.tokens)) {}
 };
 
 CalibrationPass::CalibrationPass(const Transformer& transformer, std::span<const TokenRows> batches, LayerPager* pager)
@@ -33,7 +28,7 @@ CalibrationPass::~CalibrationPass() = default;
 
 std::int64_t CalibrationPass::num_tokens() const {
   std::int64_t sum = 0;
-  for (const auto& batch : batches_) sum += batch->layout.num_tokens();
+  for (const auto& batch : batches_) sum += batch->placed.layout.num_tokens();
   return sum;
 }
 
@@ -50,10 +45,10 @@ void CalibrationPass::run_layer(MomentSums* gate_up, MomentSums* down,
   const Layer& layer = transformer_.layers()[static_cast<std::size_t>(n)];
   const LowRank &first_pair = layer.experts.gate_up_low_rank, &second_pair = layer.experts.down_low_rank;
   for (const auto& batch : batches_) {
-    const Pass pass{batch->layout, batch->rope};
+    const Pass pass{batch->placed.layout, batch->placed.rope};
     const auto [q, k, v] = transformer_.project(n, batch->x, pass);
-    const at::Tensor attended =
-        attention(q, k, v, layer.sinks.to(at::kFloat), batch->layout, layer.sliding, transformer_.attention_scale());
+    const at::Tensor attended = attention(q, k, v, layer.sinks.to(at::kFloat), batch->placed.layout, layer.sliding,
+                                          transformer_.attention_scale());
     const auto input =
         transformer_.expert_input(n, batch->x, attended.reshape({batch->x.size(0), config.query_size()}), pass);
     const at::Tensor x = input.normed.to(transformer_.dtype());
@@ -69,7 +64,7 @@ void CalibrationPass::run_layer(MomentSums* gate_up, MomentSums* down,
       down->add(swiglu_forward(kept.u.narrow(0, 0, p.size(0)), config.swiglu_limit), p, assigned);
     }
     batch->x = input.attended + out;
-    if (after_batch) after_batch(batch->layout.num_tokens());
+    if (after_batch) after_batch(batch->placed.layout.num_tokens());
   }
   ++layer_;
 }

@@ -6,6 +6,7 @@
 #include <ATen/ATen.h>
 
 #include "model/head.h"
+#include "model/placed_rows.h"
 
 namespace ossature {
 namespace {
@@ -37,24 +38,18 @@ ComparisonSums& ComparisonSums::operator+=(const ComparisonSums& other) {
 }
 
 struct ModelComparison::Batch {
-  SequenceLayout layout;
-  RopeTable rope;
+  PlacedRows placed;
   Targets targets;
   std::vector<std::int64_t> offsets;
   at::Tensor base, adapter, exported;  // outputs of the layer that ran last
 
   Batch(const ModelComparison& models, const TokenRows& rows)
-      : layout(rows.sample_offsets, models.base_.config().sliding_window),
-        rope(rope_table(models.base_.config(), layout.positions().to(models.base_.device()))),
+      : placed(models.base_, rows),
         targets(targets_of(rows.tokens, rows.loss_weights, rows.sample_offsets)),
-        offsets(rows.sample_offsets.begin(), rows.sample_offsets.end()) {
-    at::Tensor tokens = at::empty({static_cast<std::int64_t>(rows.tokens.size())}, at::kLong);
-    std::ranges::copy(rows.tokens, tokens.data_ptr<std::int64_t>());
-    tokens = tokens.to(models.base_.device());
-    base = models.base_.embed(tokens);
-    adapter = models.adapter_.embed(tokens);
-    exported = models.exported_.embed(tokens);
-  }
+        offsets(rows.sample_offsets.begin(), rows.sample_offsets.end()),
+        base(models.base_.embed(placed.tokens)),
+        adapter(models.adapter_.embed(placed.tokens)),
+        exported(models.exported_.embed(placed.tokens)) {}
 };
 
 ModelComparison::ModelComparison(const Transformer& base, const Transformer& adapter, const Transformer& exported,
@@ -78,7 +73,7 @@ void ModelComparison::add(std::span<const TokenRows> group, const std::function<
 }
 
 void ModelComparison::run_layer(std::int64_t n, Batch& batch) {
-  const Pass pass{batch.layout, batch.rope};
+  const Pass pass{batch.placed.layout, batch.placed.rope};
   const at::Tensor input = batch.adapter;
   batch.base = base_.run_layer(n, batch.base, pass);
   batch.adapter = adapter_.run_layer(n, input, pass);

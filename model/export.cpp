@@ -4,7 +4,6 @@
 #include <limits>
 #include <map>
 #include <memory>
-#include <numeric>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -83,7 +82,7 @@ class Plan {
          DType::kU8,
          {experts, out, groups, kMxfp4BlockBytes},
          [this, pair, scales, source](const ByteSink& sink) {
-           if (const Mxfp4Tensor* replaced = replacement(source)) {
+           if (const Mxfp4Tensor* replaced = replaced_experts(replacements_, source)) {
              write_tensor(replaced->blocks, sink);
              scales->push_back(replaced->scales);
              return;
@@ -141,7 +140,7 @@ class Plan {
   void write_dense(const std::string& name, at::ScalarType dtype, const ByteSink& sink) const {
     const at::Tensor stored = base_.tensor(name);
     const LowRank pair = merger_.pair(name);
-    if (const at::Tensor* replaced = replacements_ == nullptr ? nullptr : find(replacements_->tensors, name)) {
+    if (const at::Tensor* replaced = replaced_tensor(replacements_, name)) {
       write_tensor(replaced->to(dtype), sink);
     } else if (pair.defined()) {
       write_tensor(stored_as(merge(stored, pair), dtype, name), sink);
@@ -155,15 +154,6 @@ class Plan {
       }
     }
     base_.release(name);
-  }
-
-  template <typename Value>
-  static const Value* find(const std::map<std::string, Value>& values, const std::string& name) {
-    const auto found = values.find(name);
-    return found == values.end() ? nullptr : &found->second;
-  }
-  [[nodiscard]] const Mxfp4Tensor* replacement(const std::string& name) const {
-    return replacements_ == nullptr ? nullptr : find(replacements_->experts, name);
   }
 
   const Checkpoint& base_;
@@ -213,6 +203,12 @@ void plan_openai(Plan& plan, const ModelConfig& config) {
   plan.add_dense("unembedding.weight", {"lm_head.weight"});
 }
 
+template <typename Value>
+const Value* find(const std::map<std::string, Value>& values, const std::string& name) {
+  const auto found = values.find(name);
+  return found == values.end() ? nullptr : &found->second;
+}
+
 /// The list of storage kinds that OpenAI's original directory carries.
 std::string openai_dtypes_json(const std::vector<PlannedTensor>& tensors) {
   nlohmann::json kinds = nlohmann::json::object();
@@ -226,14 +222,29 @@ std::string openai_dtypes_json(const std::vector<PlannedTensor>& tensors) {
 
 }  // namespace
 
-std::vector<std::int64_t> dense_layers(const Checkpoint& base, const Merger& merger) {
+const Mxfp4Tensor* replaced_experts(const Replacements* replacements, const std::string& name) {
+  return replacements == nullptr ? nullptr : find(replacements->experts, name);
+}
+
+const at::Tensor* replaced_tensor(const Replacements* replacements, const std::string& name) {
+  return replacements == nullptr ? nullptr : find(replacements->tensors, name);
+}
+
+std::vector<std::int64_t> dense_layers(const Checkpoint& base, const Merger& merger, ExpertStorage experts) {
   std::vector<std::int64_t> layers;
-  for (std::int64_t n = 0; n < base.config().num_hidden_layers; ++n) {
+  for (std::int64_t n = 0; n < base.config().num_hidden_layers && experts != ExpertStorage::kMxfp4; ++n) {
     const bool is_dense =
         base.experts() == ExpertStorage::kMixed && base.expert_dtype(expert_weight_names(n).front()) != at::kByte;
-    if (is_dense || merger.changes_experts(n)) layers.push_back(n);
+    if (experts == ExpertStorage::kBf16 || is_dense || merger.changes_experts(n)) layers.push_back(n);
   }
   return layers;
+}
+
+std::set<std::string> dense_expert_weights(const std::vector<std::int64_t>& dense_layers) {
+  std::set<std::string> names;
+  for (const std::int64_t n : dense_layers)
+    for (const std::string& name : expert_weight_names(n)) names.insert(name);
+  return names;
 }
 
 void export_checkpoint(const Checkpoint& base, const Merger& merger, const ExportOptions& options,
@@ -244,21 +255,13 @@ void export_checkpoint(const Checkpoint& base, const Merger& merger, const Expor
     throw CheckpointError("export: OpenAI's layout has experts in MXFP4 only; use --experts mxfp4, or --format hf");
   }
   const ModelConfig& config = base.config();
-  std::vector<std::int64_t> dense;
-  if (options.experts == ExpertStorage::kMixed) dense = dense_layers(base, merger);
-  if (options.experts == ExpertStorage::kBf16) {
-    dense.resize(static_cast<std::size_t>(config.num_hidden_layers));
-    std::iota(dense.begin(), dense.end(), 0);
-  }
+  const std::vector<std::int64_t> dense = dense_layers(base, merger, options.experts);
   const bool has_mxfp4 = std::ssize(dense) < config.num_hidden_layers;
   Plan plan(base, merger, options.replacements);
   if (is_openai) {
     plan_openai(plan, config);
   } else {
-    std::set<std::string> dense_weights;
-    for (const std::int64_t n : dense)
-      for (const std::string& name : expert_weight_names(n)) dense_weights.insert(name);
-    plan_hf(plan, config, dense_weights);
+    plan_hf(plan, config, dense_expert_weights(dense));
   }
   plan.check_complete();
   std::uint64_t bytes = 0;

@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,8 +35,14 @@ struct ExportOptions {
   std::string model_card = {};  // README.md; "" for none
 };
 
-/// The layers whose experts an export of mixed storage has in bfloat16.
-[[nodiscard]] std::vector<std::int64_t> dense_layers(const Checkpoint& base, const Merger& merger);
+/// What is written instead of an expert weight, or of another tensor; nullptr where nothing is, or `replacements` is.
+[[nodiscard]] const Mxfp4Tensor* replaced_experts(const Replacements* replacements, const std::string& name);
+[[nodiscard]] const at::Tensor* replaced_tensor(const Replacements* replacements, const std::string& name);
+
+/// The layers whose experts an export of that storage has in bfloat16, and the names of their expert weights.
+[[nodiscard]] std::vector<std::int64_t> dense_layers(const Checkpoint& base, const Merger& merger,
+                                                     ExpertStorage experts);
+[[nodiscard]] std::set<std::string> dense_expert_weights(const std::vector<std::int64_t>& dense_layers);
 
 /// Writes into the new directory `out`: it appears under its name only when complete. config.json is written for the
 /// format; tokenizer and chat template files of the base travel along. An empty `merger` changes the layout alone.

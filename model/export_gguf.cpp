@@ -67,7 +67,7 @@ class Plan {
  public:
   Plan(const Checkpoint& base, const Merger& merger, const ExportOptions& options)
       : base_(base), merger_(merger), replacements_(options.replacements) {
-    const std::set<std::string> dense = dense_weights(options.experts);
+    const std::set<std::string> dense = dense_expert_weights(dense_layers(base, merger, options.experts));
     for (const TensorShape& tensor : tensor_shapes(base.config())) {
       if (merger.pair(tensor.name).defined()) ++merged_;
       const std::vector<std::string> names = gguf_names(tensor.name);
@@ -91,17 +91,6 @@ class Plan {
   [[nodiscard]] const std::vector<Planned>& tensors() const { return tensors_; }
 
  private:
-  [[nodiscard]] std::set<std::string> dense_weights(ExpertStorage experts) const {
-    std::vector<std::int64_t> layers;
-    if (experts == ExpertStorage::kMixed) layers = dense_layers(base_, merger_);
-    for (std::int64_t n = 0; experts == ExpertStorage::kBf16 && n < base_.config().num_hidden_layers; ++n)
-      layers.push_back(n);
-    std::set<std::string> names;
-    for (const std::int64_t n : layers)
-      for (const std::string& name : expert_weight_names(n)) names.insert(name);
-    return names;
-  }
-
   void add_dense(const std::string& name, const std::vector<std::int64_t>& shape, const std::string& source,
                  Part part) {
     const bool is_f32 = gguf_is_always_f32(name) || base_.tensor(source).scalar_type() == at::kFloat;
@@ -134,7 +123,7 @@ class Plan {
                           Part part) {
     tensors_.push_back(
         {{name, GgmlType::kMxfp4, shape}, [this, source, part](const ByteSink& sink) {
-           const Mxfp4Tensor* replaced = replacement(source);
+           const Mxfp4Tensor* replaced = replaced_experts(replacements_, source);
            const ExpertWeight weight = replaced != nullptr ? ExpertWeight{*replaced, {}} : base_.expert_weight(source);
            for (std::int64_t e = 0; e < weight.num_experts(); ++e) {
              const LowRank pair = replaced != nullptr ? LowRank{} : pair_of(source, part, e);
@@ -153,19 +142,10 @@ class Plan {
 
   /// A tensor that is no expert weight.
   [[nodiscard]] at::Tensor dense(const std::string& name, at::ScalarType dtype) const {
-    if (replacements_ != nullptr) {
-      const auto found = replacements_->tensors.find(name);
-      if (found != replacements_->tensors.end()) return found->second.to(dtype);
-    }
+    if (const at::Tensor* replaced = replaced_tensor(replacements_, name)) return replaced->to(dtype);
     const LowRank pair = merger_.pair(name);
     const at::Tensor stored = base_.tensor(name);
     return pair.defined() ? stored_as(merge(stored, pair), dtype, name) : stored.to(dtype);
-  }
-
-  [[nodiscard]] const Mxfp4Tensor* replacement(const std::string& name) const {
-    if (replacements_ == nullptr) return nullptr;
-    const auto found = replacements_->experts.find(name);
-    return found == replacements_->experts.end() ? nullptr : &found->second;
   }
 
   /// The pair of expert `e` alone, of the rows of `part`; undefined if there is none.

@@ -1,5 +1,7 @@
 #include "model/merge.h"
 
+#include <algorithm>
+
 #include <ATen/ATen.h>
 
 namespace ossature {
@@ -43,6 +45,12 @@ bool Merger::changes_experts(std::int64_t n) const {
   for (const std::string& name : expert_weight_names(n))
     if (pairs_.count(name) > 0) return true;
   return false;
+}
+
+bool Merger::changes_experts() const {
+  return std::any_of(places_.begin(), places_.end(), [](const auto& entry) {
+    return entry.second.slot == LoraSlot::kGateUpProj || entry.second.slot == LoraSlot::kDownProj;
+  });
 }
 
 void Merger::attach(Transformer& transformer) const {

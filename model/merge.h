@@ -41,6 +41,8 @@ class Merger {
 
   /// Whether a pair of experts of layer `n` is targeted.
   [[nodiscard]] bool changes_experts(std::int64_t n) const;
+  /// Of any layer.
+  [[nodiscard]] bool changes_experts() const;
 
  private:
   struct Place {

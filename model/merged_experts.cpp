@@ -96,10 +96,7 @@ at::Tensor merged_transposed(const ExpertWeight& base, const LowRank& pair, std:
 
 at::Tensor stored_as(const at::Tensor& merged, at::ScalarType dtype, const std::string& name) {
   at::Tensor result = merged.to(dtype);
-  if (!result.isfinite().all().item<bool>()) {
-    throw CheckpointError("export: " + name + " merged with the adapter has a value that is not finite; expected " +
-                          "finite numbers; the adapter is damaged or diverged");
-  }
+  check(result.isfinite().all().item<bool>(), name);
   return result;
 }
 

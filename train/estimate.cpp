@@ -18,10 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-MemoryPlan plan_of(const Recipe& recipe, const Checkpoint& base, std::int64_t limit) {
-  return plan_memory(recipe, memory_needs(recipe, base, num_trained(recipe, base)), limit);
-}
-
 /// Weights that a token's products use, in all layers and in the head.
 struct ActiveWeights {
   double layers, head;
@@ -88,10 +84,14 @@ std::string gigabytes(std::int64_t bytes) {
 
 }  // namespace
 
+MemoryPlan plan_run(const Recipe& recipe, const Checkpoint& base, std::int64_t limit) {
+  return plan_memory(recipe, memory_needs(recipe, base, num_trained(recipe, base)), limit);
+}
+
 std::vector<WayOut> ways_out(const Recipe& recipe, const Checkpoint& base, std::int64_t limit) {
   std::vector<WayOut> found;
   const auto consider = [&](const std::string& change, const Recipe& changed) {
-    const std::int64_t resident = plan_of(changed, base, limit).resident();
+    const std::int64_t resident = plan_run(changed, base, limit).resident();
     const bool fits = resident <= limit;
     if (fits) found.push_back({change, resident});
     return fits;
@@ -144,7 +144,7 @@ Estimate estimate(const Recipe& recipe, bool probe) {
   const ModelConfig& model = base.config();
   Estimate result;
   result.trained_parameters = num_trained(recipe, base);
-  result.memory = plan_of(recipe, base, memory_limit(recipe));
+  result.memory = plan_run(recipe, base, memory_limit(recipe));
   const TrainedBytes trained = trained_bytes(result.trained_parameters, recipe.train.optimizer_state);
   const std::int64_t best = recipe.evaluation.early_stopping_patience ? trained.values : 0;
   result.checkpoint_bytes = (recipe.checkpoint.keep + 1) * (trained.values + trained.moments + best);

@@ -47,6 +47,9 @@ inline constexpr double kShareOfRoofline = 0.8;
 /// The changes that make `recipe` fit into `limit`, those that cost the run least first, at most three.
 [[nodiscard]] std::vector<WayOut> ways_out(const Recipe& recipe, const Checkpoint& base, std::int64_t limit);
 
+/// The memory plan of a run that may use `limit` bytes. Throws RecipeError if the recipe's lora section picks nothing.
+[[nodiscard]] MemoryPlan plan_run(const Recipe& recipe, const Checkpoint& base, std::int64_t limit);
+
 /// Throws OutOfMemoryError, with the numbers and the ways out, if the plan of a run does not fit.
 void check_fits(const Recipe& recipe, const Checkpoint& base, const MemoryPlan& plan);
 

@@ -72,11 +72,13 @@ class DamagedState : public CheckpointError {
   using CheckpointError::CheckpointError;
 };
 
+/// Of the tensors' bytes, as they follow each other in the file.
 std::uint32_t checksum(const SafetensorsFile& file) {
-  std::map<std::string, std::span<const std::byte>> by_name;
-  for (const TensorInfo& info : file.tensors()) by_name[info.name] = file.bytes(info);
   std::uint32_t sum = 0;
-  for (const auto& [name, bytes] : by_name) sum = crc32c(bytes.data(), bytes.size(), sum);
+  for (const TensorInfo& info : file.tensors()) {
+    const std::span<const std::byte> bytes = file.bytes(info);
+    sum = crc32c(bytes.data(), bytes.size(), sum);
+  }
   return sum;
 }
 
@@ -186,9 +188,13 @@ void save_run_state(const fs::path& run_dir, const RunPosition& position, const 
                    [](const auto& a, const auto& b) { return a.second.element_size() > b.second.element_size(); });
   std::vector<TensorInfo> infos;
   for (const auto& [name, tensor] : tensors) infos.push_back({name, dtype_of(tensor), tensor.sizes().vec()});
+  std::uint32_t tensors_crc32c = 0;
   SafetensorsWriter writer(staging.path() / kTensorFile, infos, {{"signature", signature(parameters)}});
   for (const auto& [name, tensor] : tensors) {
-    write_tensor(tensor.detach().cpu(), [&](std::span<const std::byte> bytes) { writer.write(bytes); });
+    write_tensor(tensor.detach().cpu(), [&](std::span<const std::byte> bytes) {
+      writer.write(bytes);
+      tensors_crc32c = crc32c(bytes.data(), bytes.size(), tensors_crc32c);
+    });
   }
   writer.finish();
   nlohmann::json files = nlohmann::json::array();
@@ -196,7 +202,6 @@ void save_run_state(const fs::path& run_dir, const RunPosition& position, const 
     files.push_back(
         {{"contents", file.fingerprint}, {"samples", file.samples}, {"tokens", file.tokens}, {"weight", file.weight}});
   }
-  const std::uint32_t tensors_crc32c = checksum(*SafetensorsFile::open(staging.path() / kTensorFile));
   nlohmann::json json = {{"step", position.step},
                          {"tensors_crc32c", tensors_crc32c},
                          {"training_files", files},

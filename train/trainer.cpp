@@ -62,8 +62,7 @@ LoaderOptions loader_options(const Recipe& recipe) {
 /// Made before anything is loaded: what is free then is what the run may use.
 MemoryPlan fitting_plan(const Recipe& recipe) {
   const Checkpoint base(recipe.base_model);
-  const MemoryPlan plan =
-      plan_memory(recipe, memory_needs(recipe, base, num_trained(recipe, base)), memory_limit(recipe));
+  const MemoryPlan plan = plan_run(recipe, base, memory_limit(recipe));
   check_fits(recipe, base, plan);
   return plan;
 }

@@ -10,21 +10,19 @@
 
 #include "model/adapter.h"
 #include "tests/malformed/scratch.h"
+#include "tests/support/small_lora.h"
 #include "tests/support/tensor_file.h"
 
 namespace ossature {
 namespace {
 
 using testing::small;
-
-const ModelConfig& model() {  // hidden 32, intermediate 64, 3 layers, 4 experts, 4 and 2 heads of 16
-  static const ModelConfig config = read_config(small("hf") / "config.json");
-  return config;
-}
+using testing::small_config;
+using testing::small_lora;
 
 /// Random, and of falling size along the rank, so that what a lower rank loses is neither everything nor nothing.
 Lora random_lora(const LoraConfig& config, std::uint64_t seed) {
-  Lora lora(config, model(), seed);
+  Lora lora(config, small_config(), seed);
   at::manual_seed(seed);
   at::NoGradGuard no_grad;
   for (const LoraTarget& target : lora.targets()) {
@@ -40,15 +38,6 @@ LoraConfig everything(std::int64_t r, double alpha) {
   config.lora_alpha = alpha;
   config.target_modules = {"q_proj", "k_proj", "v_proj", "o_proj"};
   config.target_parameters = {"mlp.experts.gate_up_proj", "mlp.experts.down_proj", "mlp.router.weight"};
-  return config;
-}
-
-LoraConfig only(std::vector<std::string> modules, std::vector<std::string> parameters) {
-  LoraConfig config;
-  config.r = 3;
-  config.lora_alpha = 4.5;
-  config.target_modules = std::move(modules);
-  config.target_parameters = std::move(parameters);
   return config;
 }
 
@@ -83,18 +72,18 @@ at::Tensor best(const at::Tensor& delta, std::int64_t r) {
 
 TEST(AdapterResize, ToItsOwnRankIsTheSameDelta) {
   const Lora lora = random_lora(everything(4, 6.0), 1);
-  const ResizedLora same = resize(lora, model(), 4);
+  const ResizedLora same = resize(lora, small_config(), 4);
   expect_deltas(same.lora, deltas(lora));
   EXPECT_NEAR(same.kept_energy, 1.0, 1e-12);
   // Nor does a larger one add ranks.
-  const ResizedLora larger = resize(lora, model(), 100);
+  const ResizedLora larger = resize(lora, small_config(), 100);
   for (const LoraTarget& target : larger.lora.targets()) EXPECT_EQ(target.r, 4);
 }
 
 TEST(AdapterResize, KeepsTheBestOfTheRankAndSaysHowMuch) {
   const Lora lora = random_lora(everything(4, 6.0), 2);
   const auto before = deltas(lora);
-  const ResizedLora cut = resize(lora, model(), 2);
+  const ResizedLora cut = resize(lora, small_config(), 2);
   std::map<std::string, at::Tensor> expected;
   double kept = 0.0, all = 0.0;
   for (const auto& [name, delta] : before) {
@@ -120,7 +109,7 @@ TEST(AdapterResize, ToAnEnergyTakesTheLeastRankOfEachWeight) {
   LoraConfig config = everything(4, 4.0);
   config.rank_pattern = {{"q_proj", 6}, {"layers.1.mlp.experts.down_proj", 5}};
   const Lora lora = random_lora(config, 3);
-  const ResizedLora cut = resize(lora, model(), 100, 0.9);
+  const ResizedLora cut = resize(lora, small_config(), 100, 0.9);
   const auto before = deltas(lora);
   std::map<std::int64_t, int> ranks;
   for (const ResizedTarget& target : cut.targets) {
@@ -140,15 +129,15 @@ TEST(AdapterResize, FilesSayTheSame) {
   LoraConfig config = everything(4, 4.0);
   config.rank_pattern = {{"q_proj", 6}, {"layers.1.mlp.experts.down_proj", 2}};
   config.use_rslora = true;
-  const ResizedLora cut = resize(random_lora(config, 4), model(), 5, 0.93);
+  const ResizedLora cut = resize(random_lora(config, 4), small_config(), 5, 0.93);
   const Scratch scratch;
   write_adapter(cut.lora, scratch.path() / "adapter", "base");
-  expect_deltas(read_adapter(scratch.path() / "adapter", model()), deltas(cut.lora));
+  expect_deltas(read_adapter(scratch.path() / "adapter", small_config()), deltas(cut.lora));
 }
 
 TEST(AdapterResize, UntrainedAdapter) {
-  const Lora lora(everything(4, 4.0), model(), 5);
-  const ResizedLora cut = resize(lora, model(), 4, 0.9);
+  const Lora lora(everything(4, 4.0), small_config(), 5);
+  const ResizedLora cut = resize(lora, small_config(), 4, 0.9);
   EXPECT_EQ(cut.kept_energy, 1.0);
   for (const LoraTarget& target : cut.lora.targets()) {
     EXPECT_EQ(target.r, 1);
@@ -163,7 +152,7 @@ TEST(AdapterCombination, CatIsTheWeightedSum) {
   const WeightedLora terms[] = {{&first, 0.25}, {&second, -1.5}};
   auto expected = deltas(first);
   for (auto& [name, delta] : expected) delta = 0.25 * delta - 1.5 * deltas(second).at(name);
-  const Lora sum = combine(terms, model(), Combination::kCat);
+  const Lora sum = combine(terms, small_config(), Combination::kCat);
   expect_deltas(sum, expected);
   for (const LoraTarget& target : sum.targets()) {
     const std::int64_t r = target.slot == LoraSlot::kOProj                             ? 5
@@ -174,19 +163,19 @@ TEST(AdapterCombination, CatIsTheWeightedSum) {
 }
 
 TEST(AdapterCombination, OfUnequalTargetsHasThemAll) {
-  const Lora first = random_lora(only({"q_proj", "1.self_attn.o_proj"}, {}), 8);
-  const Lora second = random_lora(only({"q_proj"}, {"mlp.experts.down_proj", "2.mlp.router.weight"}), 9);
+  const Lora first = random_lora(small_lora({"q_proj", "1.self_attn.o_proj"}, {}), 8);
+  const Lora second = random_lora(small_lora({"q_proj"}, {"mlp.experts.down_proj", "2.mlp.router.weight"}), 9);
   const WeightedLora terms[] = {{&first, 2.0}, {&second, 0.5}};
   auto expected = deltas(first);
   for (auto& [name, delta] : expected) delta = 2.0 * delta;
   for (const auto& [name, delta] : deltas(second)) {
     expected[name] = expected.count(name) > 0 ? expected[name] + 0.5 * delta : 0.5 * delta;
   }
-  const Lora sum = combine(terms, model(), Combination::kCat);
+  const Lora sum = combine(terms, small_config(), Combination::kCat);
   expect_deltas(sum, expected);
   const Scratch scratch;
   write_adapter(sum, scratch.path() / "adapter", "base");
-  expect_deltas(read_adapter(scratch.path() / "adapter", model()), expected);
+  expect_deltas(read_adapter(scratch.path() / "adapter", small_config()), expected);
 }
 
 TEST(AdapterCombination, SvdIsTheBestApproximationOfTheSum) {
@@ -194,17 +183,17 @@ TEST(AdapterCombination, SvdIsTheBestApproximationOfTheSum) {
   const WeightedLora terms[] = {{&first, 1.0}, {&second, -0.5}};
   auto expected = deltas(first);
   for (auto& [name, delta] : expected) delta = best(delta - 0.5 * deltas(second).at(name), 4);
-  const ResizedLora sum = combine_svd(terms, model());
+  const ResizedLora sum = combine_svd(terms, small_config());
   for (const LoraTarget& target : sum.lora.targets()) EXPECT_EQ(target.r, 4) << "the larger of 4 and 2";
   expect_deltas(sum.lora, expected);
   for (auto& [name, delta] : expected) delta = best(deltas(first).at(name) - 0.5 * deltas(second).at(name), 1);
-  expect_deltas(combine_svd(terms, model(), 1).lora, expected);
+  expect_deltas(combine_svd(terms, small_config(), 1).lora, expected);
 }
 
 TEST(AdapterCombination, AdapterWithoutItselfIsNothing) {
   const Lora lora = random_lora(everything(4, 6.0), 12);
   const WeightedLora terms[] = {{&lora, 1.0}, {&lora, -1.0}};
-  const ResizedLora nothing = combine_svd(terms, model());
+  const ResizedLora nothing = combine_svd(terms, small_config());
   for (const LoraTarget& target : nothing.lora.targets()) {
     EXPECT_EQ(nothing.lora.b(target).count_nonzero().item<std::int64_t>(), 0) << target.name;
   }
@@ -221,16 +210,16 @@ TEST(AdapterCombination, LinearSumsAAndBApart) {
     const at::Tensor a = w1 * first.a(target).detach().to(at::kDouble) - w2 * second.a(target).detach().to(at::kDouble);
     expected[target.name] = at::matmul(b, a);
   }
-  expect_deltas(combine(terms, model(), Combination::kLinear), expected);
+  expect_deltas(combine(terms, small_config(), Combination::kLinear), expected);
   const WeightedLora alone[] = {{&first, 0.5}};
   expected = deltas(first);
   for (auto& [name, delta] : expected) delta = 0.5 * delta;
-  expect_deltas(combine(alone, model(), Combination::kLinear), expected);
+  expect_deltas(combine(alone, small_config(), Combination::kLinear), expected);
 }
 
 std::string refused(const std::vector<WeightedLora>& terms, Combination combination) {
   try {
-    (void)combine(terms, model(), combination);
+    (void)combine(terms, small_config(), combination);
   } catch (const CheckpointError& error) {
     return error.what();
   }
@@ -239,7 +228,7 @@ std::string refused(const std::vector<WeightedLora>& terms, Combination combinat
 
 TEST(AdapterCombinationRefuses, WhatLinearCannotAdd) {
   const Lora first = random_lora(everything(3, 6.0), 15), larger = random_lora(everything(4, 6.0), 16);
-  const Lora fewer = random_lora(only({"q_proj"}, {}), 17);
+  const Lora fewer = random_lora(small_lora({"q_proj"}, {}), 17);
   const std::string ranks = refused({{&first, 1.0, "one"}, {&larger, 1.0, "two"}}, Combination::kLinear);
   EXPECT_NE(ranks.find("has rank 4 in two and 3 in one; linear expects equal ranks"), std::string::npos) << ranks;
   const std::string targets = refused({{&first, 1.0}, {&fewer, 1.0}}, Combination::kLinear);
@@ -247,7 +236,7 @@ TEST(AdapterCombinationRefuses, WhatLinearCannotAdd) {
 }
 
 TEST(AdapterCombinationRefuses, WeightsAndLists) {
-  const Lora first = random_lora(only({"q_proj"}, {}), 18);
+  const Lora first = random_lora(small_lora({"q_proj"}, {}), 18);
   EXPECT_NE(refused({}, Combination::kCat).find("no adapter"), std::string::npos);
   const std::string message = refused({{&first, std::nan(""), "mine"}}, Combination::kCat);
   EXPECT_NE(message.find("the weight of mine is not finite"), std::string::npos) << message;

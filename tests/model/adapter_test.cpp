@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "tests/malformed/scratch.h"
+#include "tests/support/small_lora.h"
 #include "tests/support/tensor_file.h"
 
 namespace ossature {
@@ -14,27 +15,15 @@ namespace {
 using nlohmann::json;
 using testing::same_bytes;
 using testing::small;
+using testing::small_config;
+using testing::small_lora;
 using testing::Tensors;
-
-const ModelConfig& model() {  // hidden 32, intermediate 64, 3 layers, 4 experts, 4 and 2 heads of 16
-  static const ModelConfig config = read_config(small("hf") / "config.json");
-  return config;
-}
 
 /// An adapter whose values are all different and not zero.
 Lora filled(const LoraConfig& config) {
-  Lora lora(config, model(), 5);
+  Lora lora(config, small_config(), 5);
   lora.parameters().values().copy_(at::arange(1, lora.parameters().numel() + 1, at::kFloat).div(1024.0));
   return lora;
-}
-
-LoraConfig with(std::vector<std::string> modules, std::vector<std::string> parameters) {
-  LoraConfig config;
-  config.r = 3;
-  config.lora_alpha = 4.5;
-  config.target_modules = std::move(modules);
-  config.target_parameters = std::move(parameters);
-  return config;
 }
 
 const LoraTarget& target_of(const Lora& lora, const std::string& name) {
@@ -60,8 +49,8 @@ const std::string kLayer1 = "base_model.model.model.layers.1.";
 TEST(AdapterKeys, BothExpertParametersOfALayer) {
   const Scratch scratch;
   const Tensors tensors =
-      written(filled(with({"1.self_attn.q_proj"},
-                          {"1.mlp.experts.down_proj", "1.mlp.experts.gate_up_proj", "1.mlp.router.weight"})),
+      written(filled(small_lora({"1.self_attn.q_proj"},
+                                {"1.mlp.experts.down_proj", "1.mlp.experts.gate_up_proj", "1.mlp.router.weight"})),
               scratch);
   EXPECT_EQ(names_of(tensors),
             (std::vector<std::string>{
@@ -80,7 +69,7 @@ TEST(AdapterKeys, OneExpertParameterOfALayer) {
   for (const auto& [parameter, out, in] :
        {std::tuple{"1.mlp.experts.gate_up_proj", 128, 32}, std::tuple{"1.mlp.experts.down_proj", 32, 64}}) {
     const Scratch scratch;
-    const Tensors tensors = written(filled(with({}, {parameter})), scratch);
+    const Tensors tensors = written(filled(small_lora({}, {parameter})), scratch);
     EXPECT_EQ(names_of(tensors),
               (std::vector<std::string>{kLayer1 + "mlp.experts.lora_A.weight", kLayer1 + "mlp.experts.lora_B.weight"}));
     EXPECT_EQ(tensors.at(kLayer1 + "mlp.experts.lora_A.weight").sizes(), (at::IntArrayRef{12, in}));
@@ -91,8 +80,8 @@ TEST(AdapterKeys, OneExpertParameterOfALayer) {
 /// One layer has both, another the one, a third the other: base_layer is decided layer by layer.
 TEST(AdapterKeys, DecidedLayerByLayer) {
   const Scratch scratch;
-  const Lora lora = filled(with({}, {"0.mlp.experts.gate_up_proj", "0.mlp.experts.down_proj",
-                                     "1.mlp.experts.gate_up_proj", "2.mlp.experts.down_proj"}));
+  const Lora lora = filled(small_lora({}, {"0.mlp.experts.gate_up_proj", "0.mlp.experts.down_proj",
+                                           "1.mlp.experts.gate_up_proj", "2.mlp.experts.down_proj"}));
   const Tensors tensors = written(lora, scratch);
   const auto rows = [&](const std::string& key) {
     return tensors.at("base_model.model.model.layers." + key + ".lora_B.weight").size(0);
@@ -102,14 +91,14 @@ TEST(AdapterKeys, DecidedLayerByLayer) {
   EXPECT_EQ(rows("0.mlp.experts"), 32);
   EXPECT_EQ(rows("1.mlp.experts"), 128);
   EXPECT_EQ(rows("2.mlp.experts"), 32);
-  const Lora back = read_adapter(scratch.path() / "adapter", model());
+  const Lora back = read_adapter(scratch.path() / "adapter", small_config());
   EXPECT_TRUE(at::equal(back.parameters().values(), lora.parameters().values()));
 }
 
 /// Element by element: row e r + i of A belongs to rank i of expert e, column i E + e of B does.
 TEST(AdapterLayout, ExpertMajorRowsOfAAndRankMajorColumnsOfB) {
   const Scratch scratch;
-  const Lora lora = filled(with({}, {"1.mlp.experts.gate_up_proj", "1.mlp.experts.down_proj"}));
+  const Lora lora = filled(small_lora({}, {"1.mlp.experts.gate_up_proj", "1.mlp.experts.down_proj"}));
   const Tensors tensors = written(lora, scratch);
   constexpr std::int64_t kExperts = 4, kRank = 3;
   for (const auto& [name, key] : {std::pair{"model.layers.1.mlp.experts.gate_up_proj", "mlp.experts.base_layer"},
@@ -140,7 +129,7 @@ class PeftFiles : public ::testing::TestWithParam<const char*> {};
 
 TEST_P(PeftFiles, ComeBackToTheBit) {
   const Scratch scratch;
-  const Lora lora = read_adapter(small(GetParam()), model());
+  const Lora lora = read_adapter(small(GetParam()), small_config());
   const Tensors theirs = testing::read_tensors(small(GetParam()) / "adapter_model.safetensors");
   const Tensors ours = written(lora, scratch);
   ASSERT_EQ(names_of(ours), names_of(theirs));
@@ -156,7 +145,7 @@ TEST_P(PeftFiles, ComeBackToTheBit) {
     }
   }
   EXPECT_EQ(after.at("base_model_name_or_path"), "base");
-  const Lora again = read_adapter(scratch.path() / "adapter", model());
+  const Lora again = read_adapter(scratch.path() / "adapter", small_config());
   EXPECT_TRUE(at::equal(again.parameters().values(), lora.parameters().values()));
 }
 
@@ -179,12 +168,12 @@ void expect_same(const Lora& a, const Lora& b) {
 
 TEST(AdapterFiles, EveryVariantComesBackToTheBit) {
   std::vector<LoraConfig> variants = {
-      with({"q_proj"}, {}),
-      with({}, {"mlp.router.weight"}),
-      with({"k_proj", "o_proj"}, {"mlp.experts.gate_up_proj"}),
-      with({"v_proj"}, {"mlp.experts.down_proj", "mlp.router.weight"}),
-      with({"q_proj", "k_proj", "v_proj", "o_proj"}, {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}),
-      with({}, {"0.mlp.experts.gate_up_proj", "2.mlp.experts.down_proj"})};
+      small_lora({"q_proj"}, {}),
+      small_lora({}, {"mlp.router.weight"}),
+      small_lora({"k_proj", "o_proj"}, {"mlp.experts.gate_up_proj"}),
+      small_lora({"v_proj"}, {"mlp.experts.down_proj", "mlp.router.weight"}),
+      small_lora({"q_proj", "k_proj", "v_proj", "o_proj"}, {"mlp.experts.gate_up_proj", "mlp.experts.down_proj"}),
+      small_lora({}, {"0.mlp.experts.gate_up_proj", "2.mlp.experts.down_proj"})};
   variants[0].layers_to_transform = {0, 2};
   variants[0].lora_dropout = 0.125;
   variants[2].use_rslora = true;
@@ -195,7 +184,7 @@ TEST(AdapterFiles, EveryVariantComesBackToTheBit) {
     const Scratch scratch;
     const Lora lora = filled(config);
     write_adapter(lora, scratch.path() / "adapter", "base");
-    const Lora back = read_adapter(scratch.path() / "adapter", model());
+    const Lora back = read_adapter(scratch.path() / "adapter", small_config());
     expect_same(lora, back);
     EXPECT_EQ(back.config().layers_to_transform, config.layers_to_transform);
     EXPECT_EQ(back.config().lora_dropout, config.lora_dropout);
@@ -208,7 +197,7 @@ TEST(AdapterFiles, EveryVariantComesBackToTheBit) {
 }
 
 TEST(AdapterFiles, DropoutIsNotWrittenWithExperts) {
-  LoraConfig config = with({"q_proj"}, {"mlp.experts.down_proj"});
+  LoraConfig config = small_lora({"q_proj"}, {"mlp.experts.down_proj"});
   config.lora_dropout = 0.5;
   const Scratch scratch;
   write_adapter(filled(config), scratch.path(), "base");
@@ -223,7 +212,7 @@ TEST(AdapterFiles, NarrowFloatsAreWidenedExactly) {
     for (auto& [name, tensor] : narrow) tensor = tensor.to(dtype);
     testing::write_tensors(scratch.path() / "adapter_model.safetensors", narrow);
     const Scratch out;
-    const Tensors wide = written(read_adapter(scratch.path(), model()), out);
+    const Tensors wide = written(read_adapter(scratch.path(), small_config()), out);
     for (const auto& [name, tensor] : narrow) EXPECT_TRUE(same_bytes(wide.at(name), tensor.to(at::kFloat))) << name;
   }
 }
@@ -241,36 +230,36 @@ TEST(AdapterFiles, TargetModulesMayBeAnExpression) {
     std::istringstream words(expected);
     for (std::string word; words >> word;)
       names.push_back("model.layers." + word.substr(0, 2) + "self_attn." + word.substr(2) + "_proj");
-    const Lora lora = filled(with(names, {}));
+    const Lora lora = filled(small_lora(names, {}));
     write_adapter(lora, scratch.path(), "base");
     json config = json::parse(read_bytes(scratch.path() / "adapter_config.json"));
     config["target_modules"] = expression;
     scratch.write("adapter_config.json", config.dump());
-    expect_same(read_adapter(scratch.path(), model()), lora);
+    expect_same(read_adapter(scratch.path(), small_config()), lora);
   }
 }
 
 TEST(AdapterFiles, ALayerMayBeGivenAsANumber) {
   const Scratch scratch;
-  LoraConfig config = with({"q_proj"}, {});
+  LoraConfig config = small_lora({"q_proj"}, {});
   config.layers_to_transform = {1};
   const Lora lora = filled(config);
   write_adapter(lora, scratch.path(), "base");
   json text = json::parse(read_bytes(scratch.path() / "adapter_config.json"));
   text["layers_to_transform"] = 1;
   scratch.write("adapter_config.json", text.dump());
-  expect_same(read_adapter(scratch.path(), model()), lora);
+  expect_same(read_adapter(scratch.path(), small_config()), lora);
 }
 
 TEST(AdapterFiles, AbsentKeysHavePeftsDefaults) {
   const Scratch scratch;
-  LoraConfig config = with({"q_proj"}, {});
+  LoraConfig config = small_lora({"q_proj"}, {});
   config.r = 8;
   config.lora_alpha = 8.0;
   const Lora lora = filled(config);
   write_adapter(lora, scratch.path(), "base");
   scratch.write("adapter_config.json", R"({"peft_type": "LORA", "target_modules": ["q_proj"]})");
-  expect_same(read_adapter(scratch.path(), model()), lora);
+  expect_same(read_adapter(scratch.path(), small_config()), lora);
 }
 
 }  // namespace

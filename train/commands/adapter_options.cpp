@@ -37,6 +37,16 @@ std::vector<WeightedAdapter> weighted_adapters(const std::vector<std::string>& a
   return adapters;
 }
 
+std::vector<Recipe> run_recipes(const std::vector<WeightedAdapter>& adapters) {
+  std::vector<Recipe> recipes;
+  for (const WeightedAdapter& adapter : adapters) {
+    const std::filesystem::path file =
+        std::filesystem::absolute(adapter.dir / "").parent_path().parent_path() / "recipe.yaml";
+    if (std::filesystem::exists(file)) recipes.push_back(read_recipe(file));
+  }
+  return recipes;
+}
+
 Merger merger_of(const std::vector<WeightedAdapter>& adapters, const ModelConfig& model) {
   Merger merger;
   for (const auto& [dir, weight] : adapters) merger.add(read_adapter(dir, model), weight);

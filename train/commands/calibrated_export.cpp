@@ -13,7 +13,6 @@
 #include "train/errors.h"
 #include "train/evaluate.h"
 #include "train/interrupt.h"
-#include "train/recipe.h"
 
 namespace ossature {
 namespace {
@@ -54,11 +53,8 @@ std::string digest(const Checkpoint& base, const std::vector<WeightedAdapter>& a
 
 std::vector<std::filesystem::path> training_data(const std::vector<WeightedAdapter>& adapters) {
   std::vector<std::filesystem::path> found;
-  for (const WeightedAdapter& adapter : adapters) {
-    const std::filesystem::path recipe =
-        std::filesystem::absolute(adapter.dir / "").parent_path().parent_path() / "recipe.yaml";
-    if (!std::filesystem::exists(recipe)) continue;
-    for (const TrainingFile& file : read_recipe(recipe).data.train) {
+  for (const Recipe& recipe : run_recipes(adapters)) {
+    for (const TrainingFile& file : recipe.data.train) {
       if (std::filesystem::exists(file.path) && std::find(found.begin(), found.end(), file.path) == found.end()) {
         found.push_back(file.path);
       }

@@ -3,7 +3,6 @@
 #include <iostream>
 #include <memory>
 #include <optional>
-#include <ranges>
 
 #include "model/adapter.h"
 #include "model/adapter_gguf.h"
@@ -16,6 +15,7 @@
 #include "train/commands/calibrated_export.h"
 #include "train/commands/command.h"
 #include "train/commands/progress.h"
+#include "train/commands/verify.h"
 #include "train/errors.h"
 #include "train/interrupt.h"
 #include "train/model_card.h"
@@ -40,13 +40,8 @@ struct Options {
 
 /// The validation data of the run that made the adapter, if it lies in a run folder and the file is still there.
 std::optional<std::filesystem::path> validation_data(const std::vector<WeightedAdapter>& adapters) {
-  for (const WeightedAdapter& adapter : adapters) {
-    const std::filesystem::path recipe =
-        std::filesystem::absolute(adapter.dir / "").parent_path().parent_path() / "recipe.yaml";
-    if (!std::filesystem::exists(recipe)) continue;
-    const std::optional<std::filesystem::path> data = read_recipe(recipe).data.validation;
-    if (data && std::filesystem::exists(*data)) return data;
-  }
+  for (const Recipe& recipe : run_recipes(adapters))
+    if (recipe.data.validation && std::filesystem::exists(*recipe.data.validation)) return recipe.data.validation;
   return std::nullopt;
 }
 
@@ -63,13 +58,7 @@ void verify(const Options& options, const std::vector<WeightedAdapter>& adapters
               << " changed otherwise; what was kept of the adapter is not known: give --verify FILE.h5\n";
     return;
   }
-  const auto data = std::make_shared<const TokenFileReader>(*file);
-  Verification found;
-  {
-    Progress progress("verify");
-    found = verify_export(base, merger, written, data, options.verification,
-                          [&](std::int64_t done, std::int64_t total) { progress.show(done, total); });
-  }
+  const Verification found = run_verification(base, merger, written, *file, options.verification);
   Inspection report = found.report();
   report.path = file->string();
   std::cout << to_text(report);
@@ -105,10 +94,8 @@ ModelCard card_of(const Options& options, const std::vector<WeightedAdapter>& ad
   }
   card.format = options.format;
   card.experts = options.experts;
-  if (options.experts == "mixed") card.bf16_expert_layers = dense_layers(base, merger);
-  const bool changes_experts = std::ranges::any_of(std::views::iota(std::int64_t{0}, base.config().num_hidden_layers),
-                                                   [&](std::int64_t n) { return merger.changes_experts(n); });
-  if (options.experts == "mxfp4" && (changes_experts || base.experts() != ExpertStorage::kMxfp4))
+  if (options.experts == "mixed") card.bf16_expert_layers = dense_layers(base, merger, ExpertStorage::kMixed);
+  if (options.experts == "mxfp4" && (merger.changes_experts() || base.experts() != ExpertStorage::kMxfp4))
     card.rounding = is_calibrated ? "calibrated" : "nearest";
   return card;
 }
@@ -143,9 +130,7 @@ std::vector<std::filesystem::path> calibration_data(const Options& options,
                                "calibrated rounding moves codes of a base in MXFP4, and the experts of " +
                                    base.dir().string() + " are bfloat16; give --rounding nearest");
   }
-  bool changes_experts = false;
-  for (std::int64_t n = 0; n < base.config().num_hidden_layers; ++n) changes_experts |= merger.changes_experts(n);
-  if (!changes_experts || options.experts != "mxfp4" || base.experts() == ExpertStorage::kBf16) return {};
+  if (!merger.changes_experts() || options.experts != "mxfp4" || base.experts() == ExpertStorage::kBf16) return {};
   if (options.rounding == "nearest") return {};
   if (!options.calibration.empty()) return options.calibration;
   std::vector<std::filesystem::path> found = training_data(adapters);

@@ -1,3 +1,5 @@
+#include "train/commands/verify.h"
+
 #include <CLI/CLI.hpp>
 #include <iostream>
 #include <memory>
@@ -5,7 +7,6 @@
 #include "train/commands/adapter_options.h"
 #include "train/commands/command.h"
 #include "train/commands/progress.h"
-#include "train/verification.h"
 
 namespace ossature {
 namespace {
@@ -20,18 +21,12 @@ struct Options {
 
 void run(Options options) {
   const std::vector<WeightedAdapter> adapters = weighted_adapters(options.adapters);
-  const auto data = std::make_shared<const TokenFileReader>(options.data);
   const Checkpoint base(options.model), exported(options.exported);
   base.check_scales();
   exported.check_scales();
   const Merger merger = merger_of(adapters, base.config());
   options.how.dtype = options.dtype == "float32" ? at::kFloat : at::kBFloat16;
-  Verification found;
-  {
-    Progress progress("verify");
-    found = verify_export(base, merger, exported, data, options.how,
-                          [&](std::int64_t done, std::int64_t total) { progress.show(done, total); });
-  }
+  const Verification found = run_verification(base, merger, exported, options.data, options.how);
   Inspection report = found.report();
   report.path = options.exported;
   std::cout << (options.json ? to_json(report) + "\n" : to_text(report));
@@ -41,6 +36,13 @@ void run(Options options) {
 }
 
 }  // namespace
+
+Verification run_verification(const Checkpoint& base, const Merger& merger, const Checkpoint& exported,
+                              const std::filesystem::path& data, const VerificationOptions& options) {
+  Progress progress("verify");
+  return verify_export(base, merger, exported, std::make_shared<const TokenFileReader>(data), options,
+                       [&](std::int64_t done, std::int64_t total) { progress.show(done, total); });
+}
 
 void register_verify(CLI::App& app) {
   const auto options = std::make_shared<Options>();
