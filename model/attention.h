@@ -35,7 +35,7 @@ class SequenceLayout {
 /// `scale` does not touch. Returns [T, Hq, D]. Differentiable in all four;
 /// `layout` must live until the backward pass has run.
 ///
-/// In bfloat16 on a CPU with AVX512-BF16 this goes by tiles (attention_tiled.cpp), on others through LibTorch's flash
+/// In bfloat16 on a CPU this goes by tiles (attention_tiled.cpp), in odd head dimensions through LibTorch's flash
 /// kernel; in float32, whose purpose is exactness, and on other devices it is plain products, a block of queries at a
 /// time. Memory grows with T, time with T * window in sliding layers.
 [[nodiscard]] at::Tensor attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,

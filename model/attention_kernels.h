@@ -27,7 +27,7 @@ struct AttentionGradients {
 [[nodiscard]] AttentionResult tiled_forward(const AttentionInputs& in);
 [[nodiscard]] AttentionGradients tiled_backward(const AttentionInputs& in, const AttentionResult& result,
                                                 const at::Tensor& grad);
-/// Whether they can: bfloat16 on a processor with AVX512-BF16, the head dimension a multiple of 16.
+/// Whether they can: bfloat16 on a CPU, the head dimension a multiple of 16.
 [[nodiscard]] bool tiled_fits(const at::Tensor& q);
 
 /// LibTorch's flash kernel of the CPU: fast, an exponential that is good to 20 units in the last place, which bfloat16

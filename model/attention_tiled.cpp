@@ -168,7 +168,7 @@ class Forward {
 }  // namespace
 
 bool tiled_fits(const at::Tensor& q) {
-  return q.device().is_cpu() && q.scalar_type() == at::kBFloat16 && q.size(-1) % 16 == 0 && tiles::available();
+  return q.device().is_cpu() && q.scalar_type() == at::kBFloat16 && q.size(-1) % 16 == 0;
 }
 
 AttentionResult tiled_forward(const AttentionInputs& in) {

@@ -1,194 +1,192 @@
 #include "model/attention_tiled_rows.h"
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-
+#include <bit>
 #include <cmath>
 #include <limits>
-// g++ 12 takes the operand that unmasked intrinsics leave undefined for a mistake of ours.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
+
+#include "model/bf16_tiles_avx512.h"
+#include "model/vector_math.h"
 
 namespace ossature::tiles {
-
-#if defined(__x86_64__)
-
 namespace {
+
+using namespace vector_math;
 
 /// How far, in units of log 2, a score may lie over its row's top.
 constexpr float kSlack = 8.0f;
+/// Columns that are worked on at once; a tile's are a multiple of it.
+constexpr std::int64_t kColumns = 32;
 
-/// 2^x by 2^n times the polynomial of degree 4 with the least relative error on [-1/2, 1/2]: 2.6e-6.
-OSSATURE_TILES inline __m512 power_of_two(__m512 x) {
-  const __m512 n = _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  const __m512 f = _mm512_sub_ps(x, n);
-  __m512 p = _mm512_set1_ps(0.009570102207f);
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.055917859077f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.240247443318f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.693121790886f));
-  p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(0.999999284744f));
-  return _mm512_scalef_ps(p, n);
+/// 2^x by 2^n times the polynomial of degree 4 with the least relative error on [-1/2, 1/2]: 2.6e-6. Zero below the
+/// smallest normal number, and no more than 2^127.
+OSSATURE_INLINE float power_of_two(float x) {
+  float y = x < -126.0f ? -126.0f : x;
+  y = y > 127.0f ? 127.0f : y;
+  const float shifted = y + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are the rounded integer
+  const float f = y - (shifted - 12582912.0f);
+  float p = 0.009570102207f;
+  p = p * f + 0.055917859077f;
+  p = p * f + 0.240247443318f;
+  p = p * f + 0.693121790886f;
+  p = p * f + 0.999999284744f;
+  const float result = p * std::bit_cast<float>((std::bit_cast<std::uint32_t>(shifted) + 127u) << 23);
+  return x < -126.0f ? 0.0f : (x != x ? x : result);
 }
 
-/// Bits of the lanes column .. column + 16 that lie in begin .. end.
-inline __mmask16 lanes(std::int64_t column, std::int64_t begin, std::int64_t end) {
-  const auto below = [&](std::int64_t limit) {
-    return (1u << static_cast<unsigned>(std::clamp<std::int64_t>(limit - column, 0, 16))) - 1u;
-  };
-  return static_cast<__mmask16>(below(end) & ~below(begin));
-}
-
-OSSATURE_TILES inline __m512 widen(const BFloat16* values) {
-  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
-template <bool kMasked>
-OSSATURE_TILES void softmax_tile_of(const float* scores, std::int64_t rows, std::int64_t columns, float scale,
-                                    const Visible& visible, RunningSoftmax softmax, float* out, std::int64_t head_dim,
-                                    BFloat16* weights) {
-  const __m512 factor = _mm512_set1_ps(scale);
-  for (std::int64_t r = 0; r < rows; ++r, scores += columns, weights += columns) {
-    const auto begin = kMasked ? visible.begin(r, columns) : 0, end = kMasked ? visible.end(r, columns) : columns;
-    __m512 highest = _mm512_set1_ps(-std::numeric_limits<float>::infinity());
-    for (std::int64_t j = 0; j < columns; j += 16) {
-      const __m512 score = _mm512_mul_ps(_mm512_loadu_ps(scores + j), factor);
-      highest =
-          kMasked ? _mm512_mask_max_ps(highest, lanes(j, begin, end), highest, score) : _mm512_max_ps(highest, score);
-    }
-    if (_mm512_cmp_ps_mask(highest, _mm512_set1_ps(softmax.top[r] + kSlack), _CMP_GT_OQ) != 0) {
-      const float top = _mm512_reduce_max_ps(highest);
-      const float shrink = std::exp2(softmax.top[r] - top);
-      softmax.top[r] = top;
-      softmax.sum[r] *= shrink;
-      for (std::int64_t d = 0; d < head_dim; d += 16) {
-        float* part = out + r * head_dim + d;
-        _mm512_storeu_ps(part, _mm512_mul_ps(_mm512_loadu_ps(part), _mm512_set1_ps(shrink)));
+struct SoftmaxTile {
+  OSSATURE_INLINE static void run(const float* scores, std::int64_t rows, std::int64_t columns, float scale,
+                                  const Visible* visible, RunningSoftmax softmax, float* out, std::int64_t head_dim,
+                                  BFloat16* weights) {
+    for (std::int64_t r = 0; r < rows; ++r, scores += columns, weights += columns) {
+      const auto begin = visible != nullptr ? visible->begin(r, columns) : 0;
+      const auto end = visible != nullptr ? visible->end(r, columns) : columns;
+      float highest = -std::numeric_limits<float>::infinity();
+#pragma omp simd reduction(max : highest)
+      for (std::int64_t j = begin; j < end; ++j) highest = scores[j] * scale > highest ? scores[j] * scale : highest;
+      if (highest > softmax.top[r] + kSlack) {
+        const float shrink = std::exp2(softmax.top[r] - highest);
+        softmax.top[r] = highest;
+        softmax.sum[r] *= shrink;
+#pragma omp simd
+        for (std::int64_t d = 0; d < head_dim; ++d) out[r * head_dim + d] *= shrink;
       }
-    }
-    const __m512 top = _mm512_set1_ps(softmax.top[r]);
-    __m512 sum = _mm512_setzero_ps();
-    for (std::int64_t j = 0; j < columns; j += 32) {
-      __m512 low = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + j), factor, top));
-      __m512 high = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + j + 16), factor, top));
-      if (kMasked) {
-        low = _mm512_maskz_mov_ps(lanes(j, begin, end), low);
-        high = _mm512_maskz_mov_ps(lanes(j + 16, begin, end), high);
-      }
-      sum = _mm512_add_ps(sum, _mm512_add_ps(low, high));
-      _mm512_storeu_si512(weights + j, (__m512i)_mm512_cvtne2ps_pbh(high, low));
-    }
-    softmax.sum[r] += _mm512_reduce_add_ps(sum);
-  }
-}
-
-template <bool kMasked>
-OSSATURE_TILES void gradient_tile_of(const float* scores, const float* grad_weights, std::int64_t rows,
-                                     std::int64_t columns, float log2_scale, float scale, const Visible& visible,
-                                     RowConstants constants, BFloat16* weight_pairs, BFloat16* gradients,
-                                     BFloat16* gradient_pairs) {
-  // Two rows' 16 values, one row after the other -> beside each other.
-  alignas(64) static constexpr std::uint16_t kBeside[32] = {0,  16, 1,  17, 2,  18, 3,  19, 4,  20, 5,
-                                                            21, 6,  22, 7,  23, 8,  24, 9,  25, 10, 26,
-                                                            11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
-  const __m512i beside = _mm512_load_si512(kBeside);
-  const __m512 log2_factor = _mm512_set1_ps(log2_scale), factor = _mm512_set1_ps(scale);
-  for (std::int64_t r = 0; r < rows; r += 2) {
-    const __m512 lse[2] = {_mm512_set1_ps(constants.lse[r]), _mm512_set1_ps(constants.lse[r + 1])};
-    const __m512 delta[2] = {_mm512_set1_ps(constants.delta[r]), _mm512_set1_ps(constants.delta[r + 1])};
-    const std::int64_t begin[2] = {visible.begin(r, columns), visible.begin(r + 1, columns)};
-    const std::int64_t end[2] = {visible.end(r, columns), visible.end(r + 1, columns)};
-    for (std::int64_t j = 0; j < columns; j += 16) {
-      __m512 weight[2], gradient[2];
-      for (int i = 0; i < 2; ++i) {
-        const auto place = (r + i) * columns + j;
-        weight[i] = power_of_two(_mm512_fmsub_ps(_mm512_loadu_ps(scores + place), log2_factor, lse[i]));
-        const __m512 slope = _mm512_fmsub_ps(_mm512_loadu_ps(grad_weights + place), factor, delta[i]);
-        if (kMasked) {
-          const __mmask16 mask = lanes(j, begin[i], end[i]);
-          weight[i] = _mm512_maskz_mov_ps(mask, weight[i]);
-          gradient[i] = _mm512_maskz_mul_ps(mask, weight[i], slope);
-        } else {
-          gradient[i] = _mm512_mul_ps(weight[i], slope);
+      const float top = softmax.top[r];
+      float sum = 0.0f;
+      for (std::int64_t first = 0; first < columns; first += kColumns) {
+        float part[kColumns];
+#pragma omp simd
+        for (std::int64_t j = 0; j < kColumns; ++j) part[j] = power_of_two(scores[first + j] * scale - top);
+        for (std::int64_t j = 0; j < kColumns && first + j < begin; ++j) part[j] = 0.0f;
+        for (auto j = std::max<std::int64_t>(0, end - first); j < kColumns; ++j) part[j] = 0.0f;
+#pragma omp simd reduction(+ : sum)
+        for (std::int64_t j = 0; j < kColumns; ++j) {
+          sum += part[j];
+          store(part[j], weights + first + j);
         }
       }
-      const auto both_weights = (__m512i)_mm512_cvtne2ps_pbh(weight[1], weight[0]);
-      const auto both = (__m512i)_mm512_cvtne2ps_pbh(gradient[1], gradient[0]);
-      const auto pair = (r * columns / 2 + j) * 2;
-      _mm512_storeu_si512(weight_pairs + pair, _mm512_permutexvar_epi16(beside, both_weights));
-      _mm512_storeu_si512(gradient_pairs + pair, _mm512_permutexvar_epi16(beside, both));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(gradients + r * columns + j), _mm512_castsi512_si256(both));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(gradients + (r + 1) * columns + j),
-                          _mm512_extracti64x4_epi64(both, 1));
+      softmax.sum[r] += sum;
     }
   }
-}
+};
+
+struct GradientTile {
+  OSSATURE_INLINE static void run(const float* scores, const float* grad_weights, std::int64_t rows,
+                                  std::int64_t columns, float log2_scale, float scale, const Visible* visible,
+                                  RowConstants constants, BFloat16* weight_pairs, BFloat16* gradients,
+                                  BFloat16* gradient_pairs) {
+    auto* weights_out = reinterpret_cast<std::uint32_t*>(weight_pairs);
+    auto* gradients_out = reinterpret_cast<std::uint32_t*>(gradient_pairs);
+    for (std::int64_t r = 0; r < rows; r += 2) {
+      for (std::int64_t first = 0; first < columns; first += kColumns) {
+        float weight[2][kColumns], gradient[2][kColumns];
+        for (int i = 0; i < 2; ++i) {
+          const auto place = (r + i) * columns + first;
+          const float lse = constants.lse[r + i], delta = constants.delta[r + i];
+#pragma omp simd
+          for (std::int64_t j = 0; j < kColumns; ++j) {
+            weight[i][j] = power_of_two(scores[place + j] * log2_scale - lse);
+            gradient[i][j] = weight[i][j] * (grad_weights[place + j] * scale - delta);
+          }
+          if (visible != nullptr) {
+            const auto begin = visible->begin(r + i, columns), end = visible->end(r + i, columns);
+            for (std::int64_t j = 0; j < kColumns; ++j) {
+              const bool sees = first + j >= begin && first + j < end;
+              weight[i][j] = sees ? weight[i][j] : 0.0f;
+              gradient[i][j] = sees ? gradient[i][j] : 0.0f;
+            }
+          }
+#pragma omp simd
+          for (std::int64_t j = 0; j < kColumns; ++j) store(gradient[i][j], gradients + place + j);
+        }
+        const auto pair = r / 2 * columns + first;
+#pragma omp simd
+        for (std::int64_t j = 0; j < kColumns; ++j) {
+          weights_out[pair + j] = rounded_bits(weight[0][j]) >> 16 | rounded_bits(weight[1][j]);
+          gradients_out[pair + j] = rounded_bits(gradient[0][j]) >> 16 | rounded_bits(gradient[1][j]);
+        }
+      }
+    }
+  }
+};
+
+struct DivideBySum {
+  OSSATURE_INLINE static void run(const float* out, std::int64_t rows, std::int64_t head_dim, const float* sum,
+                                  BFloat16* to) {
+    for (std::int64_t r = 0; r < rows; ++r) {
+#pragma omp simd
+      for (std::int64_t d = 0; d < head_dim; ++d) store(out[r * head_dim + d] / sum[r], to + r * head_dim + d);
+    }
+  }
+};
+
+struct InnerProduct {
+  OSSATURE_INLINE static float run(const BFloat16* a, const BFloat16* b, std::int64_t size) {
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t d = 0; d < size; ++d) sum += load(a[d]) * load(b[d]);
+    return sum;
+  }
+};
+
+struct UnpackPairs {
+  OSSATURE_INLINE static void run(const BFloat16* pairs, std::int64_t k, std::int64_t width, BFloat16* rows) {
+    const auto* in = reinterpret_cast<const std::uint32_t*>(pairs);
+    auto* out = reinterpret_cast<std::uint16_t*>(rows);
+    for (std::int64_t row = 0; row < k; row += 2) {
+#pragma omp simd
+      for (std::int64_t j = 0; j < width; ++j) {
+        const auto both = in[row / 2 * width + j];
+        out[row * width + j] = static_cast<std::uint16_t>(both);
+        out[(row + 1) * width + j] = static_cast<std::uint16_t>(both >> 16);
+      }
+    }
+  }
+};
 
 }  // namespace
 
 void softmax_tile(const float* scores, std::int64_t rows, std::int64_t columns, float scale, const Visible* visible,
                   RunningSoftmax softmax, float* out, std::int64_t head_dim, BFloat16* weights) {
-  if (visible != nullptr) {
-    softmax_tile_of<true>(scores, rows, columns, scale, *visible, softmax, out, head_dim, weights);
-  } else {
-    softmax_tile_of<false>(scores, rows, columns, scale, {}, softmax, out, head_dim, weights);
+#if defined(__x86_64__)
+  if (has_bf16_products()) {
+    return avx512::softmax_tile(scores, rows, columns, scale, visible, softmax, out, head_dim, weights);
   }
+#endif
+  run_fastest<SoftmaxTile>(scores, rows, columns, scale, visible, softmax, out, head_dim, weights);
 }
 
 void gradient_tile(const float* scores, const float* grad_weights, std::int64_t rows, std::int64_t columns,
                    float log2_scale, float scale, const Visible* visible, RowConstants constants,
                    BFloat16* weight_pairs, BFloat16* gradients, BFloat16* gradient_pairs) {
-  if (visible != nullptr) {
-    gradient_tile_of<true>(scores, grad_weights, rows, columns, log2_scale, scale, *visible, constants, weight_pairs,
-                           gradients, gradient_pairs);
-  } else {
-    gradient_tile_of<false>(scores, grad_weights, rows, columns, log2_scale, scale, {0, 1, 1, 0}, constants,
-                            weight_pairs, gradients, gradient_pairs);
+#if defined(__x86_64__)
+  if (has_bf16_products()) {
+    return avx512::gradient_tile(scores, grad_weights, rows, columns, log2_scale, scale, visible, constants,
+                                 weight_pairs, gradients, gradient_pairs);
   }
-}
-
-OSSATURE_TILES void divide_by_sum(const float* out, std::int64_t rows, std::int64_t head_dim, const float* sum,
-                                  BFloat16* to) {
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const __m512 divisor = _mm512_set1_ps(sum[r]);
-    for (std::int64_t d = 0; d < head_dim; d += 16) {
-      const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_div_ps(_mm512_loadu_ps(out + r * head_dim + d), divisor));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + r * head_dim + d), (__m256i)rounded);
-    }
-  }
-}
-
-OSSATURE_TILES float inner_product(const BFloat16* a, const BFloat16* b, std::int64_t size) {
-  __m512 sum = _mm512_setzero_ps();
-  for (std::int64_t d = 0; d < size; d += 16) sum = _mm512_fmadd_ps(widen(a + d), widen(b + d), sum);
-  return _mm512_reduce_add_ps(sum);
-}
-
-OSSATURE_TILES void unpack_pairs(const BFloat16* pairs, std::int64_t k, std::int64_t width, BFloat16* rows) {
-  for (std::int64_t row = 0; row < k; row += 2) {
-    for (std::int64_t j = 0; j < width; j += 16) {
-      const __m512i both = _mm512_loadu_si512(pairs + (row / 2 * width + j) * 2);
-      auto* even = reinterpret_cast<__m256i*>(rows + row * width + j);
-      auto* odd = reinterpret_cast<__m256i*>(rows + (row + 1) * width + j);
-      _mm256_storeu_si256(even, _mm512_cvtepi32_epi16(both));
-      _mm256_storeu_si256(odd, _mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16)));
-    }
-  }
-}
-
-#else
-
-void softmax_tile(const float*, std::int64_t, std::int64_t, float, const Visible*, RunningSoftmax, float*, std::int64_t,
-                  BFloat16*) {}
-void gradient_tile(const float*, const float*, std::int64_t, std::int64_t, float, float, const Visible*, RowConstants,
-                   BFloat16*, BFloat16*, BFloat16*) {}
-void divide_by_sum(const float*, std::int64_t, std::int64_t, const float*, BFloat16*) {}
-float inner_product(const BFloat16*, const BFloat16*, std::int64_t) {
-  return 0.0f;
-}
-void unpack_pairs(const BFloat16*, std::int64_t, std::int64_t, BFloat16*) {}
-
 #endif
+  run_fastest<GradientTile>(scores, grad_weights, rows, columns, log2_scale, scale, visible, constants, weight_pairs,
+                            gradients, gradient_pairs);
+}
+
+void divide_by_sum(const float* out, std::int64_t rows, std::int64_t head_dim, const float* sum, BFloat16* to) {
+#if defined(__x86_64__)
+  if (has_bf16_products()) return avx512::divide_by_sum(out, rows, head_dim, sum, to);
+#endif
+  run_fastest<DivideBySum>(out, rows, head_dim, sum, to);
+}
+
+float inner_product(const BFloat16* a, const BFloat16* b, std::int64_t size) {
+#if defined(__x86_64__)
+  if (has_bf16_products()) return avx512::inner_product(a, b, size);
+#endif
+  return run_fastest<InnerProduct>(a, b, size);
+}
+
+void unpack_pairs(const BFloat16* pairs, std::int64_t k, std::int64_t width, BFloat16* rows) {
+#if defined(__x86_64__)
+  if (has_bf16_products()) return avx512::unpack_pairs(pairs, k, width, rows);
+#endif
+  run_fastest<UnpackPairs>(pairs, k, width, rows);
+}
 
 }  // namespace ossature::tiles

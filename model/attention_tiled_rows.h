@@ -1,6 +1,6 @@
 // Attention by tiles: the arithmetic between its matrix products, on a tile of scores that lies in a core's cache. Rows
 // are pairs of a query and a head that share their keys, columns are keys. Exponentials are powers of two, to a
-// relative 3e-6, which bfloat16 does not see. For processors with AVX512-BF16 (tiles::available). Internal to model/.
+// relative 3e-6, which bfloat16 does not see. Internal to model/.
 #pragma once
 
 #include <algorithm>

@@ -4,145 +4,99 @@
 
 #include <algorithm>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-// g++ 12 takes the operand that unmasked intrinsics leave undefined for a mistake of ours.
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#endif
+#include "model/bf16_tiles_avx512.h"
+#include "model/vector_math.h"
+#include "model/widened_product.h"
 
 namespace ossature::tiles {
-
-#if defined(__x86_64__)
-
-bool available() {
-  static const bool found = __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") &&
-                            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return found;
-}
-
 namespace {
 
-/// 16 rows of 16 values of 32 bits, transposed in place: halves are exchanged between rows 1, 2, 4 and 8 apart.
-OSSATURE_TILES inline void transpose16(__m512i (&rows)[16]) {
-  __m512i half[16];
-  for (int i = 0; i < 8; ++i) {
-    half[2 * i] = _mm512_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
-    half[2 * i + 1] = _mm512_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    rows[4 * i] = _mm512_unpacklo_epi64(half[4 * i], half[4 * i + 2]);
-    rows[4 * i + 1] = _mm512_unpackhi_epi64(half[4 * i], half[4 * i + 2]);
-    rows[4 * i + 2] = _mm512_unpacklo_epi64(half[4 * i + 1], half[4 * i + 3]);
-    rows[4 * i + 3] = _mm512_unpackhi_epi64(half[4 * i + 1], half[4 * i + 3]);
-  }
-  for (int i = 0; i < 4; ++i) {
-    half[i] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0x88);
-    half[i + 4] = _mm512_shuffle_i32x4(rows[i], rows[i + 4], 0xdd);
-    half[i + 8] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0x88);
-    half[i + 12] = _mm512_shuffle_i32x4(rows[i + 8], rows[i + 12], 0xdd);
-  }
-  for (int i = 0; i < 8; ++i) {
-    rows[i] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0x88);
-    rows[i + 8] = _mm512_shuffle_i32x4(half[i], half[i + 8], 0xdd);
-  }
-}
+using namespace vector_math;
 
-/// c + bias by row, transposed: rows[j] holds column j.
-OSSATURE_TILES inline void load_transposed(const float* c, std::int64_t ldc, const float* bias, __m512i (&rows)[16]) {
-  for (int i = 0; i < 16; ++i) {
-    const __m512 value = _mm512_add_ps(_mm512_loadu_ps(c + i * ldc), _mm512_set1_ps(bias[i]));
-    rows[i] = _mm512_castps_si512(value);
+struct PackTokens {
+  OSSATURE_INLINE static void run(const BFloat16* const* rows, std::int64_t count, std::int64_t features,
+                                  std::int64_t width, BFloat16* out) {
+    auto* pairs = reinterpret_cast<std::uint32_t*>(out);
+    constexpr std::int64_t kGroup = 8;
+    for (std::int64_t group = 0; group < width; group += kGroup) {
+      for (std::int64_t p = 0; p < features / 2; ++p) {
+        for (auto t = group; t < group + kGroup; ++t) {
+          pairs[p * width + t] = t < count ? reinterpret_cast<const std::uint32_t*>(rows[t])[p] : 0;
+        }
+      }
+    }
   }
-  transpose16(rows);
-}
+};
+
+struct PackRowPairs {
+  OSSATURE_INLINE static void run(const BFloat16* rows, std::int64_t stride, std::int64_t count, std::int64_t padded,
+                                  std::int64_t width, BFloat16* out) {
+    const auto* in = reinterpret_cast<const std::uint16_t*>(rows);
+    auto* pairs = reinterpret_cast<std::uint32_t*>(out);
+    for (std::int64_t row = 0; row < padded; row += 2, pairs += width) {
+      const std::uint16_t* even = in + row * stride;
+      const std::uint16_t* odd = even + stride;
+      if (row + 1 < count) {
+#pragma omp simd
+        for (std::int64_t j = 0; j < width; ++j) pairs[j] = even[j] | static_cast<std::uint32_t>(odd[j]) << 16;
+      } else {
+        for (std::int64_t j = 0; j < width; ++j) pairs[j] = row < count ? even[j] : 0;
+      }
+    }
+  }
+};
+
+struct StoreTransposed {
+  OSSATURE_INLINE static void run(const float* c, std::int64_t ldc, const float* bias, std::int64_t columns,
+                                  BFloat16* out, std::int64_t stride) {
+    for (std::int64_t j = 0; j < columns; ++j) {
+      for (std::int64_t i = 0; i < 16; ++i) store(c[i * ldc + j] + bias[i], out + j * stride + i);
+    }
+  }
+};
+
+struct AddTransposed {
+  OSSATURE_INLINE static void run(const float* c, std::int64_t ldc, const float* bias, std::int64_t columns,
+                                  const float* factors, float* const* out) {
+    for (std::int64_t j = 0; j < columns; ++j) {
+      for (std::int64_t i = 0; i < 16; ++i) out[j][i] += factors[j] * (c[i * ldc + j] + bias[i]);
+    }
+  }
+};
 
 }  // namespace
 
-OSSATURE_TILES void pack_tokens(const BFloat16* const* rows, std::int64_t count, std::int64_t features,
-                                std::int64_t width, BFloat16* out) {
-  auto* pairs = reinterpret_cast<std::uint32_t*>(out);
-  const std::int64_t num_pairs = features / 2;
-  for (std::int64_t group = 0; group < width; group += 16) {
-    const std::int64_t present = std::clamp<std::int64_t>(count - group, 0, 16);
-    for (std::int64_t first = 0; first < num_pairs; first += 16) {
-      const std::int64_t length = std::min<std::int64_t>(16, num_pairs - first);
-      const auto mask = static_cast<__mmask16>((1u << length) - 1u);
-      __m512i tile[16];
-      for (std::int64_t i = 0; i < 16; ++i) {
-        tile[i] = i < present
-                      ? _mm512_maskz_loadu_epi32(mask, reinterpret_cast<const std::uint32_t*>(rows[group + i]) + first)
-                      : _mm512_setzero_si512();
-      }
-      transpose16(tile);
-      for (std::int64_t i = 0; i < length; ++i) _mm512_storeu_si512(pairs + (first + i) * width + group, tile[i]);
-    }
-  }
-}
-
-OSSATURE_TILES void pack_row_pairs(const BFloat16* rows, std::int64_t stride, std::int64_t count, std::int64_t padded,
-                                   std::int64_t width, BFloat16* out) {
-  const auto* in = reinterpret_cast<const std::uint16_t*>(rows);
-  auto* pairs = reinterpret_cast<std::uint32_t*>(out);
-  const __mmask16 all = 0xffff;  // the unmasked forms make g++ 12 warn of an undefined operand
-  // Values 0 .. 15 of the one row between those of the other, and 16 .. 31.
-  const __m512i places = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
-  const __m512i first_half =
-      _mm512_or_si512(places, _mm512_slli_epi32(_mm512_add_epi32(places, _mm512_set1_epi32(32)), 16));
-  const __m512i second_half = _mm512_add_epi32(first_half, _mm512_set1_epi32(0x00100010));
-  for (std::int64_t row = 0; row < padded; row += 2, pairs += width) {
-    const std::uint16_t* even = in + row * stride;
-    const std::uint16_t* odd = even + stride;
-    const bool has_even = row < count, has_odd = row + 1 < count;
-    std::int64_t column = 0;
-    for (; has_odd && column + 32 <= width; column += 32) {
-      const __m512i low = _mm512_loadu_si512(even + column), high = _mm512_loadu_si512(odd + column);
-      _mm512_storeu_si512(pairs + column, _mm512_permutex2var_epi16(low, first_half, high));
-      _mm512_storeu_si512(pairs + column + 16, _mm512_permutex2var_epi16(low, second_half, high));
-    }
-    for (; column < width; column += 16) {
-      const auto length = std::min<std::int64_t>(16, width - column);
-      const auto mask = static_cast<__mmask16>((1u << length) - 1u);
-      const __m512i low = has_even ? _mm512_maskz_cvtepu16_epi32(all, _mm256_maskz_loadu_epi16(mask, even + column))
-                                   : _mm512_setzero_si512();
-      const __m512i high = has_odd ? _mm512_maskz_cvtepu16_epi32(all, _mm256_maskz_loadu_epi16(mask, odd + column))
-                                   : _mm512_setzero_si512();
-      _mm512_mask_storeu_epi32(pairs + column, mask, _mm512_or_si512(low, _mm512_maskz_slli_epi32(all, high, 16)));
-    }
-  }
-}
-
-OSSATURE_TILES void store_transposed(const float* c, std::int64_t ldc, const float* bias, std::int64_t columns,
-                                     BFloat16* out, std::int64_t stride) {
-  __m512i rows[16];
-  load_transposed(c, ldc, bias, rows);
-  for (std::int64_t j = 0; j < columns; ++j) {
-    const __m256bh rounded = _mm512_cvtneps_pbh(_mm512_castsi512_ps(rows[j]));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + j * stride), (__m256i)rounded);
-  }
-}
-
-OSSATURE_TILES void add_transposed(const float* c, std::int64_t ldc, const float* bias, std::int64_t columns,
-                                   const float* factors, float* const* out) {
-  __m512i rows[16];
-  load_transposed(c, ldc, bias, rows);
-  for (std::int64_t j = 0; j < columns; ++j) {
-    const __m512 sum =
-        _mm512_fmadd_ps(_mm512_castsi512_ps(rows[j]), _mm512_set1_ps(factors[j]), _mm512_loadu_ps(out[j]));
-    _mm512_storeu_ps(out[j], sum);
-  }
-}
-
-#else
-
-bool available() {
-  return false;
-}
-void pack_tokens(const BFloat16* const*, std::int64_t, std::int64_t, std::int64_t, BFloat16*) {}
-void pack_row_pairs(const BFloat16*, std::int64_t, std::int64_t, std::int64_t, std::int64_t, BFloat16*) {}
-void store_transposed(const float*, std::int64_t, const float*, std::int64_t, BFloat16*, std::int64_t) {}
-void add_transposed(const float*, std::int64_t, const float*, std::int64_t, const float*, float* const*) {}
-
+void pack_tokens(const BFloat16* const* rows, std::int64_t count, std::int64_t features, std::int64_t width,
+                 BFloat16* out) {
+#if defined(__x86_64__)
+  if (has_bf16_products()) return avx512::pack_tokens(rows, count, features, width, out);
 #endif
+  run_fastest<PackTokens>(rows, count, features, width, out);
+}
+
+void pack_row_pairs(const BFloat16* rows, std::int64_t stride, std::int64_t count, std::int64_t padded,
+                    std::int64_t width, BFloat16* out) {
+#if defined(__x86_64__)
+  if (has_bf16_products()) return avx512::pack_row_pairs(rows, stride, count, padded, width, out);
+#endif
+  run_fastest<PackRowPairs>(rows, stride, count, padded, width, out);
+}
+
+void store_transposed(const float* c, std::int64_t ldc, const float* bias, std::int64_t columns, BFloat16* out,
+                      std::int64_t stride) {
+#if defined(__x86_64__)
+  if (has_bf16_products()) return avx512::store_transposed(c, ldc, bias, columns, out, stride);
+#endif
+  run_fastest<StoreTransposed>(c, ldc, bias, columns, out, stride);
+}
+
+void add_transposed(const float* c, std::int64_t ldc, const float* bias, std::int64_t columns, const float* factors,
+                    float* const* out) {
+#if defined(__x86_64__)
+  if (has_bf16_products()) return avx512::add_transposed(c, ldc, bias, columns, factors, out);
+#endif
+  run_fastest<AddTransposed>(c, ldc, bias, columns, factors, out);
+}
 
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda, const BFloat16* b,
               float* c, std::int64_t ldc, bool add) {
@@ -151,11 +105,15 @@ void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a,
 
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda, const BFloat16* b,
               std::int64_t ldb, float* c, std::int64_t ldc, bool add) {
-  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, /*is_vnni=*/true);
+  if (has_bf16_products()) {
+    at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, add, a, b, c, /*is_vnni=*/true);
+  } else {
+    widened_multiply(m, n, k, a, lda, b, ldb, c, ldc, add);
+  }
 }
 
 void release() {
-  at::native::cpublas::brgemm_release(/*is_vnni=*/true);
+  if (has_bf16_products()) at::native::cpublas::brgemm_release(/*is_vnni=*/true);
 }
 
 }  // namespace ossature::tiles

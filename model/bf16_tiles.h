@@ -1,6 +1,7 @@
-// Matrix products in bfloat16 in pieces that fit a core's own cache, for processors with AVX512-BF16: the small product
-// itself (LibTorch's brgemm), and the packed orders that it reads. In "pairs" order a [K, N] operand lies as
-// [K / 2][N][2]: two consecutive values of K beside each other, as the processor's dot product of pairs takes them.
+// Matrix products in bfloat16 in pieces that fit a core's own cache: the small product itself, and the packed orders
+// that it reads. In "pairs" order a [K, N] operand lies as [K / 2][N][2]: two consecutive values of K beside each
+// other, as the dot product of pairs takes them on processors that have one. There the product is LibTorch's brgemm,
+// elsewhere our own (widened_product.h).
 #pragma once
 
 #include <atomic>
@@ -12,10 +13,7 @@
 #include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 
-/// Compiles a function for the processors where available().
-#if defined(__x86_64__)
-#define OSSATURE_TILES __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,fma")))
-#endif
+#include "model/processor.h"
 
 namespace ossature::tiles {
 
@@ -28,8 +26,10 @@ inline constexpr std::int64_t kWeightRows = 64;
 inline constexpr std::int64_t kTokenBlock = 32;
 inline constexpr std::int64_t kHalfBlock = 16;
 
-/// Whether this processor has the instructions that all below need.
-[[nodiscard]] bool available();
+/// Whether the processor multiplies pairs of bfloat16.
+[[nodiscard]] inline bool has_bf16_products() {
+  return instructions() >= Instructions::kAvx512Bf16;
+}
 
 /// c [m, n] = a [m, k] b, or c += a b; b [k, n] in pairs order, k even. `lda` and `ldc` are row strides.
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda, const BFloat16* b,

@@ -54,7 +54,7 @@ struct ExpertsGradients {
 [[nodiscard]] at::Tensor decoded_expert(const ExpertWeight& weight, std::int64_t e, at::ScalarType dtype,
                                         const at::Tensor& scratch);
 
-/// Whether tiles can do it: packed weights, and x in bfloat16 on a CPU with AVX512-BF16.
+/// Whether tiles can do it: packed weights, and x in bfloat16 on a CPU.
 [[nodiscard]] bool takes_tiles(const Experts& experts, const at::Tensor& x);
 
 /// Returns float32 [T, H]; zeros if not `needs_output`. Fills `kept` unless it is null.

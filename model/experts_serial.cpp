@@ -1,5 +1,5 @@
 // The expert layer one expert at a time: its weights are decoded whole into scratch memory and multiplied by LibTorch.
-// For float32, for dense weights, and for processors without the instructions of model/experts_tiled.cpp.
+// For float32 and for dense weights.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 

@@ -35,21 +35,23 @@ std::vector<Block> blocks_of(const Assignments& assigned) {
 
 /// c [rows, width] + bias: gate and up rows alternate, rows a multiple of 4. Activations as the [rows / 2, width]
 /// operand of the next product, in pairs order. u is rounded to bfloat16 first, as it is kept.
-OSSATURE_WIDE void activate(const float* c, const float* bias, std::int64_t rows, std::int64_t width, float limit,
-                            BFloat16* out) {
-  auto* pairs = reinterpret_cast<std::uint32_t*>(out);
-  for (std::int64_t row = 0; row < rows; row += 4, pairs += width) {
-    const float* u = c + row * width;
+struct Activate {
+  OSSATURE_INLINE static void run(const float* c, const float* bias, std::int64_t rows, std::int64_t width, float limit,
+                                  BFloat16* out) {
+    using namespace swiglu_math;
+    auto* pairs = reinterpret_cast<std::uint32_t*>(out);
+    for (std::int64_t row = 0; row < rows; row += 4, pairs += width) {
+      const float* u = c + row * width;
 #pragma omp simd
-    for (std::int64_t t = 0; t < width; ++t) {
-      using namespace swiglu_math;
-      const float first = activation(rounded(u[t] + bias[row]), rounded(u[width + t] + bias[row + 1]), limit);
-      const float second =
-          activation(rounded(u[2 * width + t] + bias[row + 2]), rounded(u[3 * width + t] + bias[row + 3]), limit);
-      pairs[t] = rounded_bits(first) >> 16 | rounded_bits(second);
+      for (std::int64_t t = 0; t < width; ++t) {
+        const float first = activation(rounded(u[t] + bias[row]), rounded(u[width + t] + bias[row + 1]), limit);
+        const float second =
+            activation(rounded(u[2 * width + t] + bias[row + 2]), rounded(u[3 * width + t] + bias[row + 3]), limit);
+        pairs[t] = rounded_bits(first) >> 16 | rounded_bits(second);
+      }
     }
   }
-}
+};
 
 /// A packed operand [features, width] of assignments whose rows in their expert begin at `row`, with the mask applied.
 void drop(const BFloat16* packed, std::int64_t features, std::int64_t width, std::int64_t row, const DropoutMask& mask,
@@ -158,7 +160,7 @@ class TileProducts {
 
 bool takes_tiles(const Experts& experts, const at::Tensor& x) {
   return x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && experts.gate_up.is_packed() &&
-         experts.down.is_packed() && tiles::available();
+         experts.down.is_packed();
 }
 
 at::Tensor tiled_forward(const ExpertsPass& pass, bool needs_output, ExpertsKept* kept) {
@@ -208,7 +210,8 @@ at::Tensor tiled_forward(const ExpertsPass& pass, bool needs_output, ExpertsKept
       const auto row = n * tiles::kWeightRows, rows = std::min(tiles::kWeightRows, 2 * inner - row);
       products.run(row, rows, [&](const Block& block, const float* c) {
         const float* bias = gate_up_bias.const_data_ptr<float>() + block.expert * 2 * inner + row;
-        activate(c, bias, rows, block.width, limit, packed_h.data() + block.column * inner + row / 2 * block.width);
+        vector_math::run_fastest<Activate>(c, bias, rows, block.width, limit,
+                                           packed_h.data() + block.column * inner + row / 2 * block.width);
         for (std::int64_t i = 0; u != nullptr && i < rows; i += 16) {
           for (std::int64_t t = 0; t < block.count; t += 16) {
             tiles::store_transposed(c + i * block.width + t, block.width, bias + i,

@@ -85,39 +85,43 @@ at::Tensor reduce_gradient(const Assignments& assigned, const BFloat16* grad, co
 
 /// One row of a panel: the gradient of h (before the routing weight, `factor`) becomes that of u, in place of u; h
 /// itself, rounded, goes to `h`. Returns their inner product, the routing weight's own gradient.
-OSSATURE_WIDE float through_activation(const float* grad_h, float factor, float limit, std::int64_t width, BFloat16* u,
-                                       BFloat16* h) {
-  using namespace swiglu_math;
-  float gate[tiles::kPanelColumns], up[tiles::kPanelColumns];
+struct ThroughActivation {
+  OSSATURE_INLINE static float run(const float* grad_h, float factor, float limit, std::int64_t width, BFloat16* u,
+                                   BFloat16* h) {
+    using namespace swiglu_math;
+    float gate[tiles::kPanelColumns], up[tiles::kPanelColumns];
 #pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) {
-    gate[j] = load(u[2 * j]);
-    up[j] = load(u[2 * j + 1]);
-  }
-  float sum = 0.0f;
+    for (std::int64_t j = 0; j < width; ++j) {
+      gate[j] = load(u[2 * j]);
+      up[j] = load(u[2 * j + 1]);
+    }
+    float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-  for (std::int64_t j = 0; j < width; ++j) {
-    float grad_gate, grad_up, value;
-    gradient(gate[j], up[j], limit, grad_h[j] * factor, grad_gate, grad_up, value);
-    sum += grad_h[j] * rounded(value);
-    store(value, h + j);
-    gate[j] = grad_gate;
-    up[j] = grad_up;
-  }
+    for (std::int64_t j = 0; j < width; ++j) {
+      float grad_gate, grad_up, value;
+      gradient(gate[j], up[j], limit, grad_h[j] * factor, grad_gate, grad_up, value);
+      sum += grad_h[j] * rounded(value);
+      store(value, h + j);
+      gate[j] = grad_gate;
+      up[j] = grad_up;
+    }
 #pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) {
-    store(gate[j], u + 2 * j);
-    store(up[j], u + 2 * j + 1);
+    for (std::int64_t j = 0; j < width; ++j) {
+      store(gate[j], u + 2 * j);
+      store(up[j], u + 2 * j + 1);
+    }
+    return sum;
   }
-  return sum;
-}
+};
 
-OSSATURE_WIDE float inner_product(const BFloat16* a, const float* b, std::int64_t size) {
-  float sum = 0.0f;
+struct InnerProduct {
+  OSSATURE_INLINE static float run(const BFloat16* a, const float* b, std::int64_t size) {
+    float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-  for (std::int64_t j = 0; j < size; ++j) sum += swiglu_math::load(a[j]) * b[j];
-  return sum;
-}
+    for (std::int64_t j = 0; j < size; ++j) sum += vector_math::load(a[j]) * b[j];
+    return sum;
+  }
+};
 
 std::int64_t panels_of(std::int64_t columns) {
   return (columns + tiles::kPanelColumns - 1) / tiles::kPanelColumns;
@@ -206,7 +210,7 @@ class Backward {
                                        count, column, width);
           for (std::int64_t m = 0; m < count; ++m) {
             const auto n = first + m;
-            part_values[panel * num_assignments_ + n] = through_activation(
+            part_values[panel * num_assignments_ + n] = vector_math::run_fastest<ThroughActivation>(
                 c + m * width, factors_[n], limit, width, u + (n * inner_ + column) * 2, h.data() + m * width);
           }
           if (rank == 0) continue;
@@ -219,8 +223,8 @@ class Backward {
     const at::Tensor bias = pass_.experts.down_bias.to(at::kFloat).contiguous();
     for (std::int64_t e = 0; e < assigned_.num_experts(); ++e) {
       for (auto n = assigned_.first(e); n < assigned_.first(e + 1); ++n) {
-        part_values[panels * num_assignments_ + n] =
-            inner_product(tiles::data_of(grad_) + n * hidden_, bias.const_data_ptr<float>() + e * hidden_, hidden_);
+        part_values[panels * num_assignments_ + n] = vector_math::run_fastest<InnerProduct>(
+            tiles::data_of(grad_) + n * hidden_, bias.const_data_ptr<float>() + e * hidden_, hidden_);
       }
     }
     return parts.sum(0);

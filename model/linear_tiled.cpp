@@ -280,9 +280,9 @@ class TiledLinear : public torch::autograd::Function<TiledLinear> {
 }  // namespace
 
 bool takes_tiles(const at::Tensor& weight, const at::Tensor& x) {
-  return tiles::available() && x.device().is_cpu() && x.scalar_type() == at::kBFloat16 &&
-         weight.scalar_type() == at::kBFloat16 && weight.is_contiguous() && !weight.requires_grad() &&
-         weight.size(0) % 16 == 0 && weight.size(1) % 32 == 0 && x.size(0) >= kFewestTokens;
+  return x.device().is_cpu() && x.scalar_type() == at::kBFloat16 && weight.scalar_type() == at::kBFloat16 &&
+         weight.is_contiguous() && !weight.requires_grad() && weight.size(0) % 16 == 0 && weight.size(1) % 32 == 0 &&
+         x.size(0) >= kFewestTokens;
 }
 
 void tiled_product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& out) {

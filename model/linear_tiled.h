@@ -1,6 +1,5 @@
-// Products with a frozen bfloat16 weight where it lies, tile by tile, for processors with AVX512-BF16 (bf16_tiles.h): a
-// tile of the weight stays in a core's cache while all tokens pass. Shapes: T tokens, I input features, O output
-// features, r rank.
+// Products with a frozen bfloat16 weight where it lies, tile by tile (bf16_tiles.h): a tile of the weight stays in a
+// core's cache while all tokens pass. Shapes: T tokens, I input features, O output features, r rank.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,7 +8,7 @@
 
 namespace ossature {
 
-/// Whether tiles can do it: on a CPU with AVX512-BF16 both in bfloat16, `weight` [O, I] contiguous and not trained, O a
+/// Whether tiles can do it: on a CPU both in bfloat16, `weight` [O, I] contiguous and not trained, O a
 /// multiple of 16 and I of 32. For fewer than a tile's half of tokens LibTorch's own products are faster, so no.
 [[nodiscard]] bool takes_tiles(const at::Tensor& weight, const at::Tensor& x);
 

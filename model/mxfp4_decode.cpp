@@ -14,6 +14,7 @@
 #endif
 
 #include "model/mxfp4.h"
+#include "model/processor.h"
 
 namespace ossature {
 namespace {
@@ -98,39 +99,86 @@ __attribute__((target("avx512f,avx512bw,avx512vl"))) void decode_blocks_avx512(c
   }
 }
 
-/// One block a step: the 32 codes in a register of bytes, looked up twice, for the lower and the upper byte of their
-/// values at scale 1; the scale is an addition to their exponents.
+/// The 32 codes of a block in a register of bytes, looked up twice, for the lower and the upper byte of their values at
+/// scale 1; the scale is an addition to their exponents.
+class Avx2Block {
+ public:
+  __attribute__((target("avx2"))) Avx2Block() {
+    alignas(32) std::uint8_t lower_bytes[32], upper_bytes[32];
+    for (std::uint8_t i = 0; i < 32; ++i) {
+      const std::uint16_t bits = to_bfloat16_bits(kValues[i % 16]);
+      lower_bytes[i] = static_cast<std::uint8_t>(bits & 0xff);
+      upper_bytes[i] = static_cast<std::uint8_t>(bits >> 8);
+    }
+    lower_table_ = _mm256_load_si256(reinterpret_cast<const __m256i*>(lower_bytes));
+    upper_table_ = _mm256_load_si256(reinterpret_cast<const __m256i*>(upper_bytes));
+  }
+
+  /// values[0]: those of columns 0 .. 15, values[1]: the others. `scale` at least kFirstNormalScale.
+  __attribute__((target("avx2"), always_inline)) inline void decode(const std::uint8_t* codes, int scale,
+                                                                    __m256i (&values)[2]) const {
+    const __m128i nibble = _mm_set1_epi8(15);
+    const __m256i magnitude = _mm256_set1_epi16(0x7fff), zero = _mm256_setzero_si256();
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes));
+    const __m128i even = _mm_and_si128(bytes, nibble), odd = _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble);
+    const __m256i all = _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd));
+    const __m256i lower = _mm256_shuffle_epi8(lower_table_, all), upper = _mm256_shuffle_epi8(upper_table_, all);
+    // Both work on halves of 128 bits: values 0 .. 7 and 16 .. 23, and the others.
+    const __m256i some = _mm256_unpacklo_epi8(lower, upper), others = _mm256_unpackhi_epi8(lower, upper);
+    values[0] = _mm256_permute2x128_si256(some, others, 0x20);
+    values[1] = _mm256_permute2x128_si256(some, others, 0x31);
+    const __m256i shift = _mm256_set1_epi16(static_cast<short>((scale - 127) * 128));
+    for (__m256i& half : values) {
+      const __m256i is_zero = _mm256_cmpeq_epi16(_mm256_and_si256(half, magnitude), zero);
+      half = _mm256_add_epi16(half, _mm256_andnot_si256(is_zero, shift));
+    }
+  }
+
+ private:
+  __m256i lower_table_, upper_table_;
+};
+
 __attribute__((target("avx2"))) void decode_blocks_avx2(const std::uint8_t* codes, const std::uint8_t* scales,
                                                         std::int64_t num_blocks, std::uint16_t* out) {
-  alignas(32) std::uint8_t lower_bytes[32], upper_bytes[32];
-  for (std::uint8_t i = 0; i < 32; ++i) {
-    const std::uint16_t bits = to_bfloat16_bits(kValues[i % 16]);
-    lower_bytes[i] = static_cast<std::uint8_t>(bits & 0xff);
-    upper_bytes[i] = static_cast<std::uint8_t>(bits >> 8);
-  }
-  const __m256i lower_table = _mm256_load_si256(reinterpret_cast<const __m256i*>(lower_bytes));
-  const __m256i upper_table = _mm256_load_si256(reinterpret_cast<const __m256i*>(upper_bytes));
-  const __m128i nibble = _mm_set1_epi8(15);
-  const __m256i magnitude = _mm256_set1_epi16(0x7fff), zero = _mm256_setzero_si256();
+  const Avx2Block decoder;
   for (std::int64_t block = 0; block < num_blocks; ++block) {
     const int scale = scales[block];
+    auto* to = reinterpret_cast<__m256i*>(out + block * kMxfp4BlockSize);
     if (scale < kFirstNormalScale) {
       decode_block_plain(codes + block * kMxfp4BlockBytes, scale, out + block * kMxfp4BlockSize);
       continue;
     }
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(codes + block * kMxfp4BlockBytes));
-    const __m128i even = _mm_and_si128(bytes, nibble), odd = _mm_and_si128(_mm_srli_epi16(bytes, 4), nibble);
-    const __m256i all = _mm256_set_m128i(_mm_unpackhi_epi8(even, odd), _mm_unpacklo_epi8(even, odd));
-    const __m256i lower = _mm256_shuffle_epi8(lower_table, all), upper = _mm256_shuffle_epi8(upper_table, all);
-    // Both work on halves of 128 bits: values 0 .. 7 and 16 .. 23, and the others.
-    const __m256i some = _mm256_unpacklo_epi8(lower, upper), others = _mm256_unpackhi_epi8(lower, upper);
-    const __m256i values[2] = {_mm256_permute2x128_si256(some, others, 0x20),
-                               _mm256_permute2x128_si256(some, others, 0x31)};
-    const __m256i shift = _mm256_set1_epi16(static_cast<short>((scale - 127) * 128));
+    __m256i values[2];
+    decoder.decode(codes + block * kMxfp4BlockBytes, scale, values);
+    _mm256_storeu_si256(to, values[0]);
+    _mm256_storeu_si256(to + 1, values[1]);
+  }
+}
+
+__attribute__((target("avx2"))) void decode_pairs_avx2(const std::uint8_t* upper, const std::uint8_t* lower,
+                                                       const std::uint8_t* upper_scales,
+                                                       const std::uint8_t* lower_scales, std::int64_t num_blocks,
+                                                       std::uint16_t* out) {
+  const Avx2Block decoder;
+  for (std::int64_t block = 0; block < num_blocks; ++block) {
+    const int upper_scale = upper_scales[block], lower_scale = lower_scales[block];
+    const std::uint8_t* upper_codes = upper + block * kMxfp4BlockBytes;
+    const std::uint8_t* lower_codes = lower + block * kMxfp4BlockBytes;
+    std::uint16_t* to = out + block * 2 * kMxfp4BlockSize;
+    if (upper_scale < kFirstNormalScale || lower_scale < kFirstNormalScale) {
+      decode_block_pair_plain(upper_codes, lower_codes, upper_scale, lower_scale, to);
+      continue;
+    }
+    __m256i above[2], below[2];
+    decoder.decode(upper_codes, upper_scale, above);
+    decoder.decode(lower_codes, lower_scale, below);
+    auto* pairs = reinterpret_cast<__m256i*>(to);
     for (int half = 0; half < 2; ++half) {
-      const __m256i is_zero = _mm256_cmpeq_epi16(_mm256_and_si256(values[half], magnitude), zero);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + block * kMxfp4BlockSize + half * 16),
-                          _mm256_add_epi16(values[half], _mm256_andnot_si256(is_zero, shift)));
+      // Halves of 128 bits again: columns 0 .. 3 and 8 .. 11, and the others.
+      const __m256i some = _mm256_unpacklo_epi16(above[half], below[half]);
+      const __m256i others = _mm256_unpackhi_epi16(above[half], below[half]);
+      _mm256_storeu_si256(pairs + 2 * half, _mm256_permute2x128_si256(some, others, 0x20));
+      _mm256_storeu_si256(pairs + 2 * half + 1, _mm256_permute2x128_si256(some, others, 0x31));
     }
   }
 }
@@ -180,17 +228,12 @@ __attribute__((target("avx512f,avx512bw,avx512vl"))) void decode_pairs_avx512(
 }
 #endif
 
-bool has_avx512() {
-#if defined(__x86_64__)
-  static const bool found =
-      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
-  return found;
-#else
-  return false;
-#endif
-}
-
 using DecodeBlocks = void (*)(const std::uint8_t*, const std::uint8_t*, std::int64_t, std::uint16_t*);
+
+Mxfp4Kernel fastest_kernel() {
+  if (instructions() >= Instructions::kAvx512) return Mxfp4Kernel::kAvx512;
+  return instructions() >= Instructions::kAvx2 ? Mxfp4Kernel::kAvx2 : Mxfp4Kernel::kPlain;
+}
 
 DecodeBlocks kernel_of(Mxfp4Kernel kernel) {
 #if defined(__x86_64__)
@@ -203,7 +246,12 @@ DecodeBlocks kernel_of(Mxfp4Kernel kernel) {
 void decode_pairs(const std::uint8_t* upper, const std::uint8_t* lower, const std::uint8_t* upper_scales,
                   const std::uint8_t* lower_scales, std::int64_t num_blocks, std::uint16_t* out) {
 #if defined(__x86_64__)
-  if (has_avx512()) return decode_pairs_avx512(upper, lower, upper_scales, lower_scales, num_blocks, out);
+  if (instructions() >= Instructions::kAvx512) {
+    return decode_pairs_avx512(upper, lower, upper_scales, lower_scales, num_blocks, out);
+  }
+  if (instructions() >= Instructions::kAvx2) {
+    return decode_pairs_avx2(upper, lower, upper_scales, lower_scales, num_blocks, out);
+  }
 #endif
   decode_pairs_plain(upper, lower, upper_scales, lower_scales, num_blocks, out);
 }
@@ -222,8 +270,8 @@ at::Tensor decode_with_ops(const at::Tensor& blocks, const at::Tensor& scales, a
 std::vector<Mxfp4Kernel> mxfp4_kernels() {
   std::vector<Mxfp4Kernel> found;
 #if defined(__x86_64__)
-  if (has_avx512()) found.push_back(Mxfp4Kernel::kAvx512);
-  if (__builtin_cpu_supports("avx2")) found.push_back(Mxfp4Kernel::kAvx2);
+  if (instructions() >= Instructions::kAvx512) found.push_back(Mxfp4Kernel::kAvx512);
+  if (instructions() >= Instructions::kAvx2) found.push_back(Mxfp4Kernel::kAvx2);
 #endif
   found.push_back(Mxfp4Kernel::kPlain);
   return found;
@@ -231,9 +279,8 @@ std::vector<Mxfp4Kernel> mxfp4_kernels() {
 
 void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first, std::int64_t rows,
                        std::int64_t num_blocks, std::uint16_t* out, std::optional<Mxfp4Kernel> kernel) {
-  static const Mxfp4Kernel fastest = mxfp4_kernels().front();
-  kernel_of(kernel.value_or(fastest))(blocks + first * num_blocks * kMxfp4BlockBytes, scales + first * num_blocks,
-                                      rows * num_blocks, out);
+  kernel_of(kernel.value_or(fastest_kernel()))(blocks + first * num_blocks * kMxfp4BlockBytes,
+                                               scales + first * num_blocks, rows * num_blocks, out);
 }
 
 void mxfp4_decode_row_pairs(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,

@@ -14,47 +14,41 @@ namespace {
 using namespace vector_math;
 
 /// Returns rsqrt(mean(x^2) + eps).
-template <typename T>
-OSSATURE_INLINE float forward_row(const float* x, const float* weight, std::int64_t size, float eps, T* out) {
-  float sum = 0.0f;
+struct ForwardRow {
+  template <typename T>
+  OSSATURE_INLINE static float run(const float* x, const float* weight, std::int64_t size, float eps, T* out) {
+    float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-  for (std::int64_t j = 0; j < size; ++j) sum += x[j] * x[j];
-  const float scale = 1.0f / std::sqrt(sum / static_cast<float>(size) + eps);
+    for (std::int64_t j = 0; j < size; ++j) sum += x[j] * x[j];
+    const float scale = 1.0f / std::sqrt(sum / static_cast<float>(size) + eps);
 #pragma omp simd
-  for (std::int64_t j = 0; j < size; ++j) store(x[j] * scale * weight[j], out + j);
-  return scale;
-}
+    for (std::int64_t j = 0; j < size; ++j) store(x[j] * scale * weight[j], out + j);
+    return scale;
+  }
+};
 
-template <typename T>
-OSSATURE_INLINE void backward_row(const float* x, const float* weight, const T* grad, float scale, std::int64_t size,
+struct BackwardRow {
+  template <typename T>
+  OSSATURE_INLINE static void run(const float* x, const float* weight, const T* grad, float scale, std::int64_t size,
                                   float* out) {
-  float sum = 0.0f;
+    float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-  for (std::int64_t j = 0; j < size; ++j) sum += load(grad[j]) * weight[j] * x[j];
-  const float along = sum * scale * scale / static_cast<float>(size);
+    for (std::int64_t j = 0; j < size; ++j) sum += load(grad[j]) * weight[j] * x[j];
+    const float along = sum * scale * scale / static_cast<float>(size);
 #pragma omp simd
-  for (std::int64_t j = 0; j < size; ++j) out[j] = scale * (load(grad[j]) * weight[j] - along * x[j]);
-}
-
-template <typename T>
-OSSATURE_WIDE float forward_row_wide(const float* x, const float* weight, std::int64_t size, float eps, T* out) {
-  return forward_row(x, weight, size, eps, out);
-}
-template <typename T>
-OSSATURE_WIDE void backward_row_wide(const float* x, const float* weight, const T* grad, float scale, std::int64_t size,
-                                     float* out) {
-  backward_row(x, weight, grad, scale, size, out);
-}
+    for (std::int64_t j = 0; j < size; ++j) out[j] = scale * (load(grad[j]) * weight[j] - along * x[j]);
+  }
+};
 
 template <typename T>
 void forward_rows(const at::Tensor& x, const at::Tensor& weight, float eps, const at::Tensor& out,
                   const at::Tensor& scales) {
   const auto size = x.size(1);
-  const auto kernel = is_wide() ? forward_row_wide<T> : forward_row<T>;
   at::parallel_for(0, x.size(0), 8, [&](std::int64_t begin, std::int64_t end) {
     for (auto n = begin; n < end; ++n) {
-      scales.data_ptr<float>()[n] = kernel(x.const_data_ptr<float>() + n * size, weight.const_data_ptr<float>(), size,
-                                           eps, out.data_ptr<T>() + n * size);
+      scales.data_ptr<float>()[n] =
+          run_fastest<ForwardRow>(x.const_data_ptr<float>() + n * size, weight.const_data_ptr<float>(), size, eps,
+                                  out.data_ptr<T>() + n * size);
     }
   });
 }
@@ -63,11 +57,11 @@ template <typename T>
 void backward_rows(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& scales, const at::Tensor& grad,
                    const at::Tensor& out) {
   const auto size = x.size(1);
-  const auto kernel = is_wide() ? backward_row_wide<T> : backward_row<T>;
   at::parallel_for(0, x.size(0), 8, [&](std::int64_t begin, std::int64_t end) {
     for (auto n = begin; n < end; ++n) {
-      kernel(x.const_data_ptr<float>() + n * size, weight.const_data_ptr<float>(), grad.const_data_ptr<T>() + n * size,
-             scales.const_data_ptr<float>()[n], size, out.data_ptr<float>() + n * size);
+      run_fastest<BackwardRow>(x.const_data_ptr<float>() + n * size, weight.const_data_ptr<float>(),
+                               grad.const_data_ptr<T>() + n * size, scales.const_data_ptr<float>()[n], size,
+                               out.data_ptr<float>() + n * size);
     }
   });
 }

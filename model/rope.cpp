@@ -57,29 +57,27 @@ namespace {
 using namespace vector_math;
 
 /// A head's two halves as a vector of complex numbers, turned by the position's angles, or back for sign -1.
-template <typename T>
-OSSATURE_INLINE void turn(const T* in, const float* cosine, const float* sine, float sign, std::int64_t half, T* out) {
+struct Turn {
+  template <typename T>
+  OSSATURE_INLINE static void run(const T* in, const float* cosine, const float* sine, float sign, std::int64_t half,
+                                  T* out) {
 #pragma omp simd
-  for (std::int64_t j = 0; j < half; ++j) {
-    const float first = load(in[j]), second = load(in[half + j]);
-    store(first * cosine[j] - sign * second * sine[j], out + j);
-    store(second * cosine[j] + sign * first * sine[j], out + half + j);
+    for (std::int64_t j = 0; j < half; ++j) {
+      const float first = load(in[j]), second = load(in[half + j]);
+      store(first * cosine[j] - sign * second * sine[j], out + j);
+      store(second * cosine[j] + sign * first * sine[j], out + half + j);
+    }
   }
-}
-template <typename T>
-OSSATURE_WIDE void turn_wide(const T* in, const float* cosine, const float* sine, float sign, std::int64_t half,
-                             T* out) {
-  turn(in, cosine, sine, sign, half, out);
-}
+};
 
 template <typename T>
 void turn_heads(const at::Tensor& x, const RopeTable& table, float sign, const at::Tensor& out) {
   const auto heads = x.size(1), half = x.size(2) / 2;
-  const auto kernel = is_wide() ? turn_wide<T> : turn<T>;
   at::parallel_for(0, x.size(0), 4, [&](std::int64_t begin, std::int64_t end) {
     for (auto n = begin * heads; n < end * heads; ++n) {
-      kernel(x.const_data_ptr<T>() + n * 2 * half, table.cosine.const_data_ptr<float>() + n / heads * half,
-             table.sine.const_data_ptr<float>() + n / heads * half, sign, half, out.data_ptr<T>() + n * 2 * half);
+      run_fastest<Turn>(x.const_data_ptr<T>() + n * 2 * half, table.cosine.const_data_ptr<float>() + n / heads * half,
+                        table.sine.const_data_ptr<float>() + n / heads * half, sign, half,
+                        out.data_ptr<T>() + n * 2 * half);
     }
   });
 }

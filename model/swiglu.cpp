@@ -12,57 +12,51 @@ namespace {
 constexpr std::int64_t kChunk = 256;  // features handled at once; the buffers stay in the first-level cache
 using namespace swiglu_math;
 
-template <typename T>
-OSSATURE_INLINE void forward_row(const T* u, T* h, std::int64_t size, float limit) {
-  float gate[kChunk], up[kChunk];
-  for (std::int64_t first = 0; first < size; first += kChunk) {
-    const auto count = std::min(kChunk, size - first);
+struct ForwardRow {
+  template <typename T>
+  OSSATURE_INLINE static void run(const T* u, T* h, std::int64_t size, float limit) {
+    float gate[kChunk], up[kChunk];
+    for (std::int64_t first = 0; first < size; first += kChunk) {
+      const auto count = std::min(kChunk, size - first);
 #pragma omp simd
-    for (std::int64_t j = 0; j < count; ++j) {
-      gate[j] = load(u[2 * (first + j)]);
-      up[j] = load(u[2 * (first + j) + 1]);
-    }
+      for (std::int64_t j = 0; j < count; ++j) {
+        gate[j] = load(u[2 * (first + j)]);
+        up[j] = load(u[2 * (first + j) + 1]);
+      }
 #pragma omp simd
-    for (std::int64_t j = 0; j < count; ++j) {
-      store(activation(gate[j], up[j], limit), h + first + j);
-    }
-  }
-}
-
-template <typename T>
-OSSATURE_INLINE void backward_row(const T* u, const T* grad, T* du, std::int64_t size, float limit) {
-  float gate[kChunk], up[kChunk];
-  for (std::int64_t first = 0; first < size; first += kChunk) {
-    const auto count = std::min(kChunk, size - first);
-#pragma omp simd
-    for (std::int64_t j = 0; j < count; ++j) {
-      gate[j] = load(u[2 * (first + j)]);
-      up[j] = load(u[2 * (first + j) + 1]);
-    }
-#pragma omp simd
-    for (std::int64_t j = 0; j < count; ++j) {
-      float grad_gate, grad_up, unused;
-      gradient(gate[j], up[j], limit, load(grad[first + j]), grad_gate, grad_up, unused);
-      gate[j] = grad_gate;
-      up[j] = grad_up;
-    }
-#pragma omp simd
-    for (std::int64_t j = 0; j < count; ++j) {
-      store(gate[j], du + 2 * (first + j));
-      store(up[j], du + 2 * (first + j) + 1);
+      for (std::int64_t j = 0; j < count; ++j) {
+        store(activation(gate[j], up[j], limit), h + first + j);
+      }
     }
   }
-}
+};
 
-// The same row, compiled for the processor at hand.
-template <typename T>
-OSSATURE_WIDE void forward_row_wide(const T* u, T* h, std::int64_t size, float limit) {
-  forward_row(u, h, size, limit);
-}
-template <typename T>
-OSSATURE_WIDE void backward_row_wide(const T* u, const T* grad, T* du, std::int64_t size, float limit) {
-  backward_row(u, grad, du, size, limit);
-}
+struct BackwardRow {
+  template <typename T>
+  OSSATURE_INLINE static void run(const T* u, const T* grad, T* du, std::int64_t size, float limit) {
+    float gate[kChunk], up[kChunk];
+    for (std::int64_t first = 0; first < size; first += kChunk) {
+      const auto count = std::min(kChunk, size - first);
+#pragma omp simd
+      for (std::int64_t j = 0; j < count; ++j) {
+        gate[j] = load(u[2 * (first + j)]);
+        up[j] = load(u[2 * (first + j) + 1]);
+      }
+#pragma omp simd
+      for (std::int64_t j = 0; j < count; ++j) {
+        float grad_gate, grad_up, unused;
+        gradient(gate[j], up[j], limit, load(grad[first + j]), grad_gate, grad_up, unused);
+        gate[j] = grad_gate;
+        up[j] = grad_up;
+      }
+#pragma omp simd
+      for (std::int64_t j = 0; j < count; ++j) {
+        store(gate[j], du + 2 * (first + j));
+        store(up[j], du + 2 * (first + j) + 1);
+      }
+    }
+  }
+};
 
 template <typename T>
 void forward_rows(const at::Tensor& u, const at::Tensor& h, float limit) {
@@ -71,11 +65,7 @@ void forward_rows(const at::Tensor& u, const at::Tensor& h, float limit) {
   T* out = h.data_ptr<T>();
   at::parallel_for(0, u.size(0), 4, [&](std::int64_t begin, std::int64_t end) {
     for (auto n = begin; n < end; ++n) {
-      if (is_wide()) {
-        forward_row_wide(in + n * 2 * size, out + n * size, size, limit);
-      } else {
-        forward_row(in + n * 2 * size, out + n * size, size, limit);
-      }
+      run_fastest<ForwardRow>(in + n * 2 * size, out + n * size, size, limit);
     }
   });
 }
@@ -88,11 +78,7 @@ void backward_rows(const at::Tensor& u, const at::Tensor& grad_h, const at::Tens
   T* out = du.data_ptr<T>();
   at::parallel_for(0, u.size(0), 4, [&](std::int64_t begin, std::int64_t end) {
     for (auto n = begin; n < end; ++n) {
-      if (is_wide()) {
-        backward_row_wide(in + n * 2 * size, grad + n * size, out + n * 2 * size, size, limit);
-      } else {
-        backward_row(in + n * 2 * size, grad + n * size, out + n * 2 * size, size, limit);
-      }
+      run_fastest<BackwardRow>(in + n * 2 * size, grad + n * size, out + n * 2 * size, size, limit);
     }
   });
 }

@@ -4,14 +4,30 @@
 
 namespace ossature::tiles {
 
-OSSATURE_WIDE void add_row(const float* from, std::int64_t size, float* to) {
+namespace {
+
+struct AddRow {
+  OSSATURE_INLINE static void run(const float* from, std::int64_t size, float* to) {
 #pragma omp simd
-  for (std::int64_t j = 0; j < size; ++j) to[j] += from[j];
+    for (std::int64_t j = 0; j < size; ++j) to[j] += from[j];
+  }
+};
+
+struct RoundRow {
+  OSSATURE_INLINE static void run(const float* from, std::int64_t size, BFloat16* to) {
+#pragma omp simd
+    for (std::int64_t j = 0; j < size; ++j) vector_math::store(from[j], to + j);
+  }
+};
+
+}  // namespace
+
+void add_row(const float* from, std::int64_t size, float* to) {
+  vector_math::run_fastest<AddRow>(from, size, to);
 }
 
-OSSATURE_WIDE void round_row(const float* from, std::int64_t size, BFloat16* to) {
-#pragma omp simd
-  for (std::int64_t j = 0; j < size; ++j) vector_math::store(from[j], to + j);
+void round_row(const float* from, std::int64_t size, BFloat16* to) {
+  vector_math::run_fastest<RoundRow>(from, size, to);
 }
 
 void TokenSums::sum(std::int64_t g, const BFloat16* values, std::int64_t stride, std::int64_t count, std::int64_t width,

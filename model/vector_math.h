@@ -7,9 +7,11 @@
 
 #include <c10/util/BFloat16.h>
 
+#include "model/processor.h"
+
 #define OSSATURE_INLINE inline __attribute__((always_inline))
 
-/// Compile a function for AVX-512, to be called where is_wide(), and for AVX2, see fastest().
+/// Compile a function for AVX-512, to be called where is_wide(), and for AVX2, see fastest() and run_fastest().
 #if defined(__x86_64__)
 #define OSSATURE_WIDE __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,fma")))
 #define OSSATURE_AVX2 __attribute__((target("avx2,fma")))
@@ -22,24 +24,36 @@ namespace ossature::vector_math {
 
 /// Whether the processor has what OSSATURE_WIDE assumes.
 inline bool is_wide() {
-#if defined(__x86_64__)
-  static const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return wide;
-#else
-  return false;
-#endif
+  return instructions() >= Instructions::kAvx512;
 }
 
 /// The fastest that the processor can run of a function compiled with OSSATURE_WIDE, with OSSATURE_AVX2 and with
 /// neither.
 template <typename Function>
-Function fastest(Function wide, [[maybe_unused]] Function avx2, Function plain) {
+Function fastest(Function wide, Function avx2, Function plain) {
   if (is_wide()) return wide;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return avx2;
-#endif
-  return plain;
+  return instructions() >= Instructions::kAvx2 ? avx2 : plain;
+}
+
+/// Body::run, an OSSATURE_INLINE static function, compiled for three kinds of processors.
+template <typename Body, typename... Arguments>
+OSSATURE_WIDE auto run_wide(Arguments... arguments) {
+  return Body::run(arguments...);
+}
+template <typename Body, typename... Arguments>
+OSSATURE_AVX2 auto run_avx2(Arguments... arguments) {
+  return Body::run(arguments...);
+}
+template <typename Body, typename... Arguments>
+[[gnu::noinline]] auto run_plain(Arguments... arguments) {
+  return Body::run(arguments...);
+}
+
+/// Runs the copy of Body::run that is the fastest here. Arguments are passed by value: pointers and numbers.
+template <typename Body, typename... Arguments>
+auto run_fastest(Arguments... arguments) {
+  return fastest(run_wide<Body, Arguments...>, run_avx2<Body, Arguments...>,
+                 run_plain<Body, Arguments...>)(arguments...);
 }
 
 OSSATURE_INLINE float load(float value) {

@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 
 #include "data/token_file.h"
+#include "model/bf16_tiles.h"
 #include "train/errors.h"
 #include "train/optimizer.h"
 #include "train/trained_model.h"
@@ -40,12 +41,14 @@ double gflop_per_token(const Recipe& recipe, const ModelConfig& model, const Mem
   return 2e-9 * (weights.layers * (passes + again) + weights.head * passes);
 }
 
-/// The fastest of what fits into half a second, of a product like a layer's.
+/// The fastest of what fits into half a second, of a product like a layer's. Where the processor multiplies no
+/// bfloat16, tiles are widened to float32, and its rate is theirs.
 double probe_gflop_per_second(ComputeDtype dtype) {
   using Clock = std::chrono::steady_clock;
   constexpr std::int64_t kRows = 1024, kColumns = 2048;
   at::NoGradGuard no_grad;
-  const auto type = scalar_type_of(dtype);
+  const bool widened = dtype == ComputeDtype::kBFloat16 && !tiles::has_bf16_products();
+  const auto type = widened ? at::kFloat : scalar_type_of(dtype);
   const at::Tensor x = at::ones({kRows, kColumns}, type), weight = at::ones({kColumns, kColumns}, type);
   double best = 0.0;
   const auto begin = Clock::now();

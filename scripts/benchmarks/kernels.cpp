@@ -24,13 +24,14 @@ at::Tensor random_bfloat16(at::IntArrayRef sizes) {
   return at::randn(sizes).to(at::kBFloat16);
 }
 
-/// LibTorch's product of a size like the layers' own: what the others are held against.
+/// LibTorch's product of a size like the layers' own, in the dtype that is the faster: what the others are held against.
 void Roofline(benchmark::State& state) {
-  const at::Tensor x = random_bfloat16({kTokens, kHidden}), weight = random_bfloat16({kQuerySize, kHidden});
+  const auto dtype = state.range(0) == 0 ? at::kBFloat16 : at::kFloat;
+  const at::Tensor x = at::randn({kTokens, kHidden}).to(dtype), weight = at::randn({kQuerySize, kHidden}).to(dtype);
   for (auto _ : state) benchmark::DoNotOptimize(at::linear(x, weight));
   count_flop(state, 2.0 * kTokens * kHidden * kQuerySize);
 }
-BENCHMARK(Roofline)->UseRealTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(Roofline)->ArgName("float32")->Arg(0)->Arg(1)->UseRealTime()->Unit(benchmark::kMillisecond);
 
 enum Way { kTiled, kSerial };
 enum Routed { kSpread, kAlike };
@@ -67,7 +68,6 @@ void ExpertsForwardBackward(benchmark::State& state) {
   at::NoGradGuard no_grad;
   const ExpertLayer& layer = ExpertLayer::shared();
   const bool tiled = state.range(0) == kTiled;
-  if (tiled && !takes_tiles(layer.experts, layer.x)) return state.SkipWithError("no AVX512-BF16");
   at::Tensor logits = at::randn({kTokens, kExperts});
   if (state.range(1) == kAlike) logits.narrow(1, 0, kExpertsPerToken).add_(100.0);
   const Routing routing = route(logits, kExpertsPerToken);
@@ -100,7 +100,6 @@ void LinearProduct(benchmark::State& state) {
   const at::Tensor x = random_bfloat16({kTokens, kHidden}), weight = random_bfloat16({kQuerySize, kHidden});
   const at::Tensor out = at::empty({kTokens, kQuerySize}, at::kBFloat16);
   const bool tiled = state.range(0) == kTiled;
-  if (tiled && !takes_tiles(weight, x)) return state.SkipWithError("no AVX512-BF16");
   for (auto _ : state) {
     if (tiled) {
       tiled_product(x, weight, out);
@@ -116,7 +115,6 @@ void LinearGradient(benchmark::State& state) {
   const at::Tensor grad = random_bfloat16({kTokens, kQuerySize}), weight = random_bfloat16({kQuerySize, kHidden});
   const at::Tensor out = at::empty({kTokens, kHidden}, at::kBFloat16);
   const bool tiled = state.range(0) == kTiled;
-  if (tiled && !takes_tiles(weight, out)) return state.SkipWithError("no AVX512-BF16");
   for (auto _ : state) {
     if (tiled) {
       tiled_gradient(grad, weight, out);

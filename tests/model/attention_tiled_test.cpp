@@ -10,7 +10,7 @@
 #include "model/attention_kernels.h"
 #include "model/bf16_tiles.h"
 #include "tests/support/golden.h"
-#include "tests/support/needs_tiles.h"
+#include "tests/support/instruction_levels.h"
 
 namespace ossature {
 namespace {
@@ -62,10 +62,10 @@ std::vector<std::pair<const char*, at::Tensor>> results(const Setting& setting, 
   return {{"out", result.out}, {"lse", result.lse}, {"q", found.q}, {"k", found.k}, {"v", found.v}};
 }
 
-using AttentionTiled = testing::NeedsTiles<Case>;
+using AttentionTiled = testing::AtEachLevel<Case>;
 
 TEST_P(AttentionTiled, IsAsExactAsTheFlashKernel) {
-  const Setting setting(GetParam());
+  const Setting setting(param());
   const auto exact = results(setting, at::kFloat, blockwise_forward, blockwise_backward);
   const auto flash = results(setting, at::kBFloat16, flash_forward, flash_backward);
   const auto tiled = results(setting, at::kBFloat16, tiled_forward, tiled_backward);
@@ -79,7 +79,7 @@ TEST_P(AttentionTiled, IsAsExactAsTheFlashKernel) {
 }
 
 TEST_P(AttentionTiled, ThreadsDoNotChangeABit) {
-  const Setting setting(GetParam());
+  const Setting setting(param());
   const auto threads = at::get_num_threads();
   at::set_num_threads(1);
   const auto one = results(setting, at::kBFloat16, tiled_forward, tiled_backward);
@@ -100,28 +100,29 @@ std::vector<std::int64_t> random_offsets(std::uint32_t seed, std::int64_t sample
   return offsets;
 }
 
-INSTANTIATE_TEST_SUITE_P(Layouts, AttentionTiled,
-                         ::testing::Values(Case{{0, 700}, 128, false, 64, 8, 64}, Case{{0, 700}, 128, true, 64, 8, 64},
-                                           Case{{0, 1}, 128, false, 16, 2, 64},                 // one token
-                                           Case{{0, 1, 2, 3, 300, 301}, 128, true, 16, 2, 64},  // and among others
-                                           Case{{0, 128, 256, 640}, 128, true, 16, 2, 64},      // whole blocks
-                                           Case{{0, 129, 256, 641}, 128, true, 16, 2, 64},      // one more, one less
-                                           Case{{0, 400}, 1, true, 16, 2, 64},           // a token sees itself alone
-                                           Case{{0, 400}, 31, true, 16, 2, 64},          // within a unit of keys
-                                           Case{{0, 400}, 33, true, 16, 2, 64},          //
-                                           Case{{0, 400, 800}, 200, true, 16, 2, 64},    // wider than a block
-                                           Case{{0, 50, 50, 90}, 128, false, 4, 4, 32},  // no groups; an empty sample
-                                           Case{{0, 300}, 64, true, 6, 2, 128},          // three heads a group
-                                           Case{{0, 300}, 64, false, 5, 1, 48},          // five
-                                           Case{{0, 40}, 16, true, 300, 1, 16},  // more heads than a chunk's rows
-                                           Case{{0, 300}, 128, false, 16, 2, 64, 30.0},             // nearly one-hot
-                                           Case{random_offsets(1, 20, 200), 64, true, 16, 2, 64},   //
-                                           Case{random_offsets(2, 20, 200), 64, false, 16, 2, 64},  //
-                                           Case{random_offsets(3, 6, 600), 128, true, 8, 1, 32},    //
-                                           Case{random_offsets(4, 6, 600), 128, false, 8, 1, 32}));
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, AttentionTiled,
+    ::testing::Combine(::testing::Values(Case{{0, 700}, 128, false, 64, 8, 64}, Case{{0, 700}, 128, true, 64, 8, 64},
+                                         Case{{0, 1}, 128, false, 16, 2, 64},                 // one token
+                                         Case{{0, 1, 2, 3, 300, 301}, 128, true, 16, 2, 64},  // and among others
+                                         Case{{0, 128, 256, 640}, 128, true, 16, 2, 64},      // whole blocks
+                                         Case{{0, 129, 256, 641}, 128, true, 16, 2, 64},      // one more, one less
+                                         Case{{0, 400}, 1, true, 16, 2, 64},           // a token sees itself alone
+                                         Case{{0, 400}, 31, true, 16, 2, 64},          // within a unit of keys
+                                         Case{{0, 400}, 33, true, 16, 2, 64},          //
+                                         Case{{0, 400, 800}, 200, true, 16, 2, 64},    // wider than a block
+                                         Case{{0, 50, 50, 90}, 128, false, 4, 4, 32},  // no groups; an empty sample
+                                         Case{{0, 300}, 64, true, 6, 2, 128},          // three heads a group
+                                         Case{{0, 300}, 64, false, 5, 1, 48},          // five
+                                         Case{{0, 40}, 16, true, 300, 1, 16},          // more heads than a chunk's rows
+                                         Case{{0, 300}, 128, false, 16, 2, 64, 30.0},  // nearly one-hot
+                                         Case{random_offsets(1, 20, 200), 64, true, 16, 2, 64},   //
+                                         Case{random_offsets(2, 20, 200), 64, false, 16, 2, 64},  //
+                                         Case{random_offsets(3, 6, 600), 128, true, 8, 1, 32},    //
+                                         Case{random_offsets(4, 6, 600), 128, false, 8, 1, 32}),
+                       ::testing::ValuesIn(testing::instruction_levels())));
 
 TEST(AttentionTiledExtremes, StayFinite) {
-  if (!tiles::available()) GTEST_SKIP() << "this processor has no AVX512-BF16";
   for (const double size : {1e2, 1e4, 1e8}) {
     for (const double sink : {-1e4, -100.0, 0.0, 100.0, 1e4}) {
       Setting setting({{0, 200}, 64, true, 8, 1, 64, size});
@@ -134,7 +135,6 @@ TEST(AttentionTiledExtremes, StayFinite) {
 }
 
 TEST(AttentionTiledExtremes, NoNumberIsNotHidden) {
-  if (!tiles::available()) GTEST_SKIP() << "this processor has no AVX512-BF16";
   Setting setting({{0, 200}, 64, false, 8, 1, 64});
   setting.q[150][3][5] = std::numeric_limits<double>::quiet_NaN();
   const at::Tensor out = tiled_forward(setting.inputs(at::kBFloat16)).out;

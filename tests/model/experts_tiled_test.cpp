@@ -9,7 +9,7 @@
 #include "model/bf16_tiles.h"
 #include "model/experts_kernels.h"
 #include "tests/support/golden.h"
-#include "tests/support/needs_tiles.h"
+#include "tests/support/instruction_levels.h"
 
 namespace ossature {
 namespace {
@@ -79,10 +79,10 @@ std::vector<std::pair<const char*, at::Tensor>> results(const Setting& setting, 
   return all;
 }
 
-using ExpertsTiled = testing::NeedsTiles<Case>;
+using ExpertsTiled = testing::AtEachLevel<Case>;
 
 TEST_P(ExpertsTiled, IsAsNearToFloat32AsTheSerialWay) {
-  const Setting setting(GetParam());
+  const Setting setting(param());
   const auto exact = results(setting, at::kFloat, false);
   const auto serial = results(setting, at::kBFloat16, false), tiled = results(setting, at::kBFloat16, true);
   ASSERT_EQ(exact.size(), tiled.size());
@@ -95,7 +95,7 @@ TEST_P(ExpertsTiled, IsAsNearToFloat32AsTheSerialWay) {
 }
 
 TEST_P(ExpertsTiled, ThreadsDoNotChangeABit) {
-  const Setting setting(GetParam());
+  const Setting setting(param());
   const auto threads = at::get_num_threads();
   at::set_num_threads(1);
   const auto one = results(setting, at::kBFloat16, true);
@@ -106,7 +106,7 @@ TEST_P(ExpertsTiled, ThreadsDoNotChangeABit) {
 }
 
 TEST_P(ExpertsTiled, WhatIsLeftOutIsNotNeeded) {
-  const Setting setting(GetParam());
+  const Setting setting(param());
   const ExpertsPass pass = setting.pass(at::kBFloat16);
   ExpertsKept whole, part;
   const at::Tensor out = tiled_forward(pass, true, &whole);
@@ -116,25 +116,26 @@ TEST_P(ExpertsTiled, WhatIsLeftOutIsNotNeeded) {
   const auto found = tiled_backward(pass, part, setting.grad, false);
   EXPECT_FALSE(found.x.defined());
   EXPECT_TRUE(at::equal(found.factors, expected.factors));
-  ASSERT_EQ(found.gate_up_a.defined(), GetParam().gate_up_pair);
-  ASSERT_EQ(found.down_b.defined(), GetParam().down_pair);
-  if (GetParam().gate_up_pair) {
+  ASSERT_EQ(found.gate_up_a.defined(), param().gate_up_pair);
+  ASSERT_EQ(found.down_b.defined(), param().down_pair);
+  if (param().gate_up_pair) {
     EXPECT_TRUE(at::equal(found.gate_up_a, expected.gate_up_a));
   }
-  if (GetParam().down_pair) {
+  if (param().down_pair) {
     EXPECT_TRUE(at::equal(found.down_b, expected.down_b));
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Cases, ExpertsTiled,
-                         ::testing::Values(Case{150, 2, 8, true, true}, Case{150, 2, 3, true, true, 0.25},
-                                           Case{150, 2, 4, true, false}, Case{150, 2, 4, false, true},
-                                           Case{150, 2, 1, false, false}, Case{1, 4, 8, true, true},
-                                           Case{33, 1, 5, true, true, 0.5, true},
-                                           Case{400, 1, 16, true, true, 0.0, true}));
+INSTANTIATE_TEST_SUITE_P(
+    Cases, ExpertsTiled,
+    ::testing::Combine(::testing::Values(Case{150, 2, 8, true, true}, Case{150, 2, 3, true, true, 0.25},
+                                         Case{150, 2, 4, true, false}, Case{150, 2, 4, false, true},
+                                         Case{150, 2, 1, false, false}, Case{1, 4, 8, true, true},
+                                         Case{33, 1, 5, true, true, 0.5, true},
+                                         Case{400, 1, 16, true, true, 0.0, true}),
+                       ::testing::ValuesIn(testing::instruction_levels())));
 
 TEST(Bf16Tiles, PackedOrdersAreWhatTheProductReads) {
-  if (!tiles::available()) GTEST_SKIP() << "this processor has no AVX512-BF16";
   at::manual_seed(3);
   for (const std::int64_t k : {2, 34, 96}) {
     for (const std::int64_t n : {1, 16, 17, 32}) {

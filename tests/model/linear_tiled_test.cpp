@@ -10,7 +10,7 @@
 #include "model/bf16_tiles.h"
 #include "model/linear_tiled.h"
 #include "tests/support/golden.h"
-#include "tests/support/needs_tiles.h"
+#include "tests/support/instruction_levels.h"
 
 namespace ossature {
 namespace {
@@ -71,10 +71,10 @@ at::Tensor by_tiles(const Linear& linear, const at::Tensor& x) {
   return tiled_apply(linear, x, kKey);
 }
 
-using LinearTiled = testing::NeedsTiles<Case>;
+using LinearTiled = testing::AtEachLevel<Case>;
 
 TEST_P(LinearTiled, IsAsNearToFloat32AsLibTorch) {
-  const Setting setting(GetParam());
+  const Setting setting(param());
   ASSERT_TRUE(takes_tiles(setting.linear.weight, setting.x));
   const auto exact = results(setting, at::kFloat, composed);
   const auto rounded = results(setting, at::kBFloat16, composed), tiled = results(setting, at::kBFloat16, by_tiles);
@@ -87,7 +87,7 @@ TEST_P(LinearTiled, IsAsNearToFloat32AsLibTorch) {
 }
 
 TEST_P(LinearTiled, ThreadsDoNotChangeABit) {
-  const Setting setting(GetParam());
+  const Setting setting(param());
   const auto threads = at::get_num_threads();
   at::set_num_threads(1);
   const auto one = results(setting, at::kBFloat16, by_tiles);
@@ -98,15 +98,17 @@ TEST_P(LinearTiled, ThreadsDoNotChangeABit) {
 }
 
 // Sizes that fill no tile, panel, block or group of tokens evenly; the last is past what is packed at once.
-INSTANTIATE_TEST_SUITE_P(Cases, LinearTiled,
-                         ::testing::Values(Case{150, 96, 208, 8, true}, Case{150, 96, 208, 3, false, 0.25},
-                                           Case{16, 32, 16, 1, true}, Case{1100, 224, 80, 16, true, 0.5},
-                                           Case{530, 160, 336, 0, true}, Case{530, 160, 336, 0, false},
-                                           Case{4200, 64, 48, 4, true}));
+INSTANTIATE_TEST_SUITE_P(
+    Cases, LinearTiled,
+    ::testing::Combine(::testing::Values(Case{150, 96, 208, 8, true}, Case{150, 96, 208, 3, false, 0.25},
+                                         Case{16, 32, 16, 1, true}, Case{1100, 224, 80, 16, true, 0.5},
+                                         Case{530, 160, 336, 0, true}, Case{530, 160, 336, 0, false},
+                                         Case{4200, 64, 48, 4, true}),
+                       ::testing::ValuesIn(testing::instruction_levels())));
 
 TEST(LinearTiledChoice, IsNotForWhatItCannotDo) {
   const auto bf16 = [](std::int64_t a, std::int64_t b) { return at::zeros({a, b}, at::kBFloat16); };
-  EXPECT_EQ(takes_tiles(bf16(16, 32), bf16(16, 32)), tiles::available());
+  EXPECT_TRUE(takes_tiles(bf16(16, 32), bf16(16, 32)));
   EXPECT_FALSE(takes_tiles(bf16(16, 32), bf16(15, 32)));                          // few tokens
   EXPECT_FALSE(takes_tiles(bf16(24, 32), bf16(16, 32)));                          // outputs
   EXPECT_FALSE(takes_tiles(bf16(16, 48), bf16(16, 48)));                          // inputs
