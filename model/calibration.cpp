@@ -63,7 +63,8 @@ void CalibrationPass::run_layer(MomentSums* gate_up, MomentSums* down,
     if (down != nullptr) {
       down->add(swiglu_forward(kept.u.narrow(0, 0, p.size(0)), config.swiglu_limit), p, assigned);
     }
-    batch->x = input.attended + out;
+    // In place: a new tensor a batch would lie between what the pass frees, and keep it from the next batch.
+    at::add_out(batch->x, input.attended, out);
     if (after_batch) after_batch(batch->placed.layout.num_tokens());
   }
   ++layer_;

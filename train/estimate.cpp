@@ -208,7 +208,7 @@ Inspection Estimate::report() const {
         {std::string("layer inputs"), memory.micro_batches_together * needs.num_layers * needs.input},
         {std::string("activations of layers that do not run again"),
          memory.micro_batches_together * memory.kept_layers * needs.kept},
-        {std::string("the layer or head at work"), needs.working}}},
+        {std::string("the layer or head at work"), memory.at_work()}}},
       {"disk",
        {"part", "bytes"},
        {{std::string("checkpoints"), checkpoint_bytes}, {std::string("result"), result_bytes}}}};

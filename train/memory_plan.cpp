@@ -1,19 +1,27 @@
 #include "train/memory_plan.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <fstream>
 #include <iomanip>
 #include <limits>
 #include <sstream>
+#include <vector>
 
+#include "data/token_file.h"
 #include "model/head.h"
 #include "train/optimizer.h"
 
 namespace ossature {
 namespace {
 
-/// LibTorch's and our own code and data, its pools of memory, the loader: measured on the embedded model.
-constexpr std::int64_t kProgramBytes = 450'000'000;
+/// LibTorch's and our own code, half of it, and data, pools of memory, the loader: measured on the embedded model and
+/// on gpt-oss-20b's shape.
+constexpr std::int64_t kProgramBytes = 230'000'000;
+/// What Linux maps around a page that is read for the first time: the system's default for fault_around_bytes.
+constexpr std::int64_t kMappedAround = 65536;
+/// Tokens of each training file that are looked at.
+constexpr std::int64_t kTokensLookedAt = 1 << 20;
 /// Layers of which pages are held while weights are read as they are used: the present one and the next.
 constexpr std::int64_t kPagedLayers = 2;
 
@@ -31,7 +39,6 @@ TokenBytes token_bytes(const Recipe& recipe, const ModelConfig& model) {
   if (recipe.train.mode == TrainMode::kFull) {
     // Every operation saves its float32 input or output.
     bytes.kept = 4 * (24 * hidden + 6 * query + per_token * (4 * inner + 3 * hidden));
-    bytes.working = bytes.kept;
     return bytes;
   }
   const auto attention = element * (hidden + 2 * query + 2 * key_value) + 4 * model.num_attention_heads;
@@ -39,8 +46,32 @@ TokenBytes token_bytes(const Recipe& recipe, const ModelConfig& model) {
   const auto assignments = per_token * (48 + 2 * element * recipe.lora.r);
   bytes.kept = attention + experts + assignments;
   // Packed activations and gradients of all assignments, and float32 sums.
-  bytes.working = bytes.kept + element * per_token * (2 * hidden + inner) + 24 * hidden + 4 * query;
+  bytes.working = element * per_token * (2 * hidden + inner) + 24 * hidden + 4 * query;
   return bytes;
+}
+
+/// How much of the embedding's rows a run maps: those of its tokens, and what lies around them. All of it where the
+/// training files are not there yet.
+std::int64_t embedding_bytes_read(const Recipe& recipe, const ModelConfig& model) {
+  const auto row_bytes = 2 * model.hidden_size, all = model.vocab_size * row_bytes;
+  const auto tokens_per_step =
+      recipe.data.sequence_length * recipe.train.micro_batch_size * recipe.train.gradient_accumulation_steps;
+  std::vector<bool> mapped(static_cast<std::size_t>(all / kMappedAround + 1));
+  for (const TrainingFile& file : recipe.data.train) {
+    if (!std::filesystem::exists(file.path)) return all;
+    const TokenFileReader reader(file.path);
+    auto count = std::min(reader.num_tokens(), kTokensLookedAt);
+    if (recipe.train.max_steps) count = std::min(count, *recipe.train.max_steps * tokens_per_step);
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
+    reader.read_tokens(0, tokens);
+    for (const auto token : tokens) {
+      if (token < 0 || token >= model.vocab_size) continue;  // for the trainer to say
+      const auto first = token * row_bytes, last = first + row_bytes - 1;
+      mapped[static_cast<std::size_t>(first / kMappedAround)] = mapped[static_cast<std::size_t>(last / kMappedAround)] =
+          true;
+    }
+  }
+  return std::min(all, std::count(mapped.begin(), mapped.end(), true) * kMappedAround);
 }
 
 /// Bytes of `field` of a file of "Name: value kB" lines; no more than can be had if there is none.
@@ -69,7 +100,8 @@ MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std
   const TokenBytes token = token_bytes(recipe, model);
   MemoryNeeds needs;
   needs.program = kProgramBytes;
-  needs.weights = checkpoint.stored_bytes();
+  const auto embedding = 2 * model.vocab_size * model.hidden_size;
+  needs.weights = checkpoint.stored_bytes() - embedding + embedding_bytes_read(recipe, model);
   for (const auto bytes : checkpoint.layer_bytes(0)) needs.layer_weights += static_cast<std::int64_t>(bytes.size());
   const TrainedBytes trained = trained_bytes(num_trained, recipe.train.optimizer_state);
   needs.trained =
@@ -77,13 +109,19 @@ MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std
   if (recipe.train.mode == TrainMode::kFull) needs.weights = 0;  // copied into the trained parameters
   needs.input = tokens * token.input;
   needs.kept = tokens * token.kept;
-  needs.working = std::max(tokens * token.working, head_bytes(model, tokens, recipe.dtype == ComputeDtype::kBFloat16));
+  needs.working = tokens * token.working;
+  needs.head = head_bytes(model, tokens, recipe.dtype == ComputeDtype::kBFloat16);
   needs.num_layers = model.num_hidden_layers;
   return needs;
 }
 
+std::int64_t MemoryPlan::at_work() const {
+  // A layer that runs again keeps its activations for that long.
+  return std::max(needs.head, needs.working + (kept_layers < needs.num_layers ? needs.kept : 0));
+}
+
 std::int64_t MemoryPlan::activations() const {
-  return micro_batches_together * (needs.num_layers * needs.input + kept_layers * needs.kept) + needs.working;
+  return micro_batches_together * (needs.num_layers * needs.input + kept_layers * needs.kept) + at_work();
 }
 
 std::int64_t MemoryPlan::resident_weights() const {
@@ -119,8 +157,9 @@ MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int6
     const auto one_more = needs.num_layers * needs.input + plan.kept_layers * needs.kept;
     const auto room = std::max<std::int64_t>(0, limit - plan.resident());
     plan.micro_batches_together = std::min(recipe.train.gradient_accumulation_steps, 1 + room / one_more);
-  } else if (recipe.train.recompute == Recompute::kAuto && needs.kept > 0) {
-    plan.kept_layers = std::clamp<std::int64_t>((limit - plan.resident()) / needs.kept, 0, needs.num_layers);
+  } else if (recipe.train.recompute == Recompute::kAuto) {
+    plan.kept_layers = needs.num_layers;
+    while (plan.kept_layers > 0 && plan.resident() > limit) --plan.kept_layers;
   }
   return plan;
 }

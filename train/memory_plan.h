@@ -13,12 +13,13 @@ namespace ossature {
 /// Bytes. Sizes of a micro-batch are those of data.sequence_length * train.micro_batch_size tokens, all learned.
 struct MemoryNeeds {
   std::int64_t program = 0;        // the program, its libraries and the loader
-  std::int64_t weights = 0;        // mapped, all that a step reads
+  std::int64_t weights = 0;        // mapped, all that a run reads
   std::int64_t layer_weights = 0;  // of these, one layer's
   std::int64_t trained = 0;        // parameters, gradients and the optimizer's moments
   std::int64_t input = 0;          // the input of one layer, kept of every layer
   std::int64_t kept = 0;           // what a layer keeps besides, if it does not run again
-  std::int64_t working = 0;        // the most that a layer or the head needs while it is worked on
+  std::int64_t working = 0;        // what a layer needs besides both while it is worked on
+  std::int64_t head = 0;           // what the head needs
   std::int64_t num_layers = 0;
 };
 
@@ -32,7 +33,9 @@ struct MemoryPlan {
   bool pages = false;                       // whether weights are read as they are used
   std::int64_t micro_batches_together = 1;  // through each layer, so that its weights are read once for all
 
-  /// Of all layers and the one that is worked on.
+  /// Of the layer, or the head, that is worked on.
+  [[nodiscard]] std::int64_t at_work() const;
+  /// Of all layers, and at_work().
   [[nodiscard]] std::int64_t activations() const;
   /// All weights, or the layers of them that are in use.
   [[nodiscard]] std::int64_t resident_weights() const;
