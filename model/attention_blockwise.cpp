@@ -14,11 +14,12 @@ struct Block {
   std::int64_t first_query, num_queries, first_key, num_keys;
 };
 
-std::vector<Block> blocks_of(const SequenceLayout& layout, bool sliding) {
+/// Queries before `past` are left out.
+std::vector<Block> blocks_of(const SequenceLayout& layout, bool sliding, std::int64_t past = 0) {
   std::vector<Block> blocks;
   const auto& offsets = layout.offsets();
   for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
-    for (auto first = offsets[s]; first < offsets[s + 1]; first += kBlock) {
+    for (auto first = std::max(offsets[s], past); first < offsets[s + 1]; first += kBlock) {
       const auto end = std::min(first + kBlock, offsets[s + 1]);
       const auto first_key = sliding ? std::max(offsets[s], first - layout.window() + 1) : offsets[s];
       blocks.push_back({first, end - first, first_key, end - first_key});
@@ -59,18 +60,18 @@ at::Tensor scores_of(const at::Tensor& queries, const at::Tensor& keys, const Bl
 }  // namespace
 
 AttentionResult blockwise_forward(const AttentionInputs& in) {
-  const auto key_heads = in.k.size(1);
+  const auto key_heads = in.k.size(1), past = in.k.size(0) - in.q.size(0);
   const at::Tensor sinks = in.sinks.view({key_heads, -1, 1});
   AttentionResult all{at::empty(in.q.sizes(), in.q.options()),
                       at::empty({in.q.size(0), in.q.size(1)}, in.q.options().dtype(at::kFloat))};
-  for (const Block& block : blocks_of(in.layout, in.sliding)) {
-    const at::Tensor queries = grouped(in.q, block.first_query, block.num_queries, key_heads);
+  for (const Block& block : blocks_of(in.layout, in.sliding, past)) {
+    const at::Tensor queries = grouped(in.q, block.first_query - past, block.num_queries, key_heads);
     at::Tensor scores = scores_of(queries, keys_of(in.k, block), block, in);
     const at::Tensor lse = at::logaddexp(scores.logsumexp(-1), sinks);  // [Hk, G, queries]
     const at::Tensor weights = scores.sub_(lse.unsqueeze(-1)).exp_().flatten(1, 2).to(in.q.scalar_type());
-    all.out.narrow(0, block.first_query, block.num_queries)
+    all.out.narrow(0, block.first_query - past, block.num_queries)
         .copy_(ungrouped(at::bmm(weights, keys_of(in.v, block)), block.num_queries));
-    all.lse.narrow(0, block.first_query, block.num_queries).copy_(lse.flatten(0, 1).t());
+    all.lse.narrow(0, block.first_query - past, block.num_queries).copy_(lse.flatten(0, 1).t());
   }
   return all;
 }

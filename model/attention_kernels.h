@@ -39,7 +39,8 @@ struct AttentionGradients {
 [[nodiscard]] bool flash_fits(const at::Tensor& q);
 
 /// Plain matrix products and a softmax over a block of queries at a time: exact to the last bits of its dtype, on any
-/// device, in memory that grows with the block and not with the square of a sample.
+/// device, in memory that grows with the block and not with the square of a sample. The forward pass also takes fewer
+/// queries than keys: those of the last tokens.
 [[nodiscard]] AttentionResult blockwise_forward(const AttentionInputs& in);
 [[nodiscard]] AttentionGradients blockwise_backward(const AttentionInputs& in, const AttentionResult& result,
                                                     const at::Tensor& grad);

@@ -6,6 +6,7 @@
 #include "model/expert_assignments.h"
 #include "model/experts_kernels.h"
 #include "model/swiglu.h"
+#include "model/vector_product.h"
 
 namespace ossature {
 
@@ -64,6 +65,7 @@ class ExpertsFunction : public torch::autograd::Function<ExpertsFunction> {
         *experts,    assigned,    x.contiguous(),        factors,         list.gate_up_a, list.gate_up_b,
         list.down_a, list.down_b, options->swiglu_limit, options->dropout};
     ExpertsKept kept;
+    if (!for_backward && takes_vectors(pass)) return vector_forward(pass);
     const bool tiled = takes_tiles(*experts, x);
     const at::Tensor out =
         (tiled ? tiled_forward : serial_forward)(pass, !options->only_for_backward, for_backward ? &kept : nullptr);

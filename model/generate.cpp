@@ -1,33 +1,13 @@
 #include "model/generate.h"
 
-#include <limits>
 #include <stdexcept>
 
 #include <ATen/ATen.h>
 
 #include "model/head.h"
+#include "model/past_attention.h"
 
 namespace ossature {
-namespace {
-
-/// Attention of the newest tokens to all that the cache holds, themselves included. q [T, Hq, D] -> [T, Hq, D].
-at::Tensor attend_to_cache(const at::Tensor& q, const KeyValue& past, const at::Tensor& sinks, std::int64_t window,
-                           double scale) {
-  const auto num_new = q.size(0), num_keys = past.key.size(0), group = q.size(1) / past.key.size(1);
-  const at::Tensor keys = past.key.to(at::kFloat).repeat_interleave(group, 1);
-  const at::Tensor values = past.value.to(at::kFloat).repeat_interleave(group, 1);
-  at::Tensor scores = at::einsum("qhd,khd->hqk", {q.to(at::kFloat), keys}) * scale;
-  const auto offset = num_keys - num_new;  // the first new token's row among the keys
-  at::Tensor visible = at::ones({num_new, num_keys}, scores.options().dtype(at::kBool)).tril(offset);
-  if (window > 0) visible = visible.logical_and(visible.triu(offset + 1 - window));
-  scores = scores.masked_fill(visible.logical_not(), -std::numeric_limits<float>::infinity());
-  const at::Tensor column = sinks.to(at::kFloat).view({-1, 1, 1}).expand({-1, num_new, 1});
-  const at::Tensor weights = at::softmax(at::cat({scores, column}, -1), -1).narrow(-1, 0, num_keys);
-  return at::einsum("hqk,khd->qhd", {weights, values}).to(q.scalar_type());
-}
-
-}  // namespace
-
 void KeyValueCache::make_room(const KeyValue& newest) {
   const auto num_new = newest.key.size(0);
   const auto kept = limit_ > 0 ? std::min(size(), limit_) : size();
@@ -75,9 +55,10 @@ at::Tensor Decoder::attend(std::int64_t layer, const at::Tensor& x, const Pass& 
   const Layer& weights = transformer_.layers()[static_cast<std::size_t>(layer)];
   const Transformer::Projected projected = transformer_.project(layer, x, pass);
   cache.append({projected.k, projected.v});
+  const KeyValue past = cache.view();
   const at::Tensor out =
-      attend_to_cache(projected.q, cache.view(), weights.sinks,
-                      weights.sliding ? transformer_.config().sliding_window : 0, transformer_.attention_scale());
+      attention_to_past(projected.q, past.key, past.value, weights.sinks,
+                        weights.sliding ? transformer_.config().sliding_window : 0, transformer_.attention_scale());
   return transformer_.finish_layer(layer, x, out.reshape({x.size(0), transformer_.config().query_size()}), pass);
 }
 

@@ -6,6 +6,7 @@
 #include "model/cross_entropy.h"
 #include "model/linear_tiled.h"
 #include "model/rms_norm.h"
+#include "model/vector_product.h"
 
 namespace ossature {
 namespace {
@@ -113,6 +114,8 @@ at::Tensor head_log_probs(const Transformer& transformer, const at::Tensor& hidd
 at::Tensor head_logits(const Transformer& transformer, const at::Tensor& hidden) {
   at::NoGradGuard no_grad;
   const at::Tensor normed = rms_norm(hidden, transformer.norm, transformer.config().rms_norm_eps, transformer.dtype());
+  if (takes_vectors(transformer.lm_head, normed))
+    return vector_apply({transformer.lm_head, {}, {}}, normed, at::kFloat);
   return at::linear(normed, transformer.lm_head.to(transformer.dtype())).to(at::kFloat);
 }
 

@@ -52,6 +52,74 @@ TEST_F(DecoderTest, PiecesOfAnyLengthEqualTheWholeSample) {
   }
 }
 
+/// The most probable continuation of a prompt, and what a decoder with a cache says at each of its places.
+struct Continuation {
+  std::vector<at::Tensor> cached, whole;  // logits; whole: from all tokens anew
+};
+
+Continuation continue_prompt(const Transformer& transformer, std::span<const std::int32_t> prompt, int count) {
+  Continuation found;
+  Decoder decoder(transformer);
+  std::vector<std::int32_t> so_far(prompt.begin(), prompt.end());
+  at::Tensor logits = decoder.feed(prompt);
+  for (int n = 0; n < count; ++n) {
+    found.cached.push_back(logits);
+    found.whole.push_back(Decoder(transformer).feed(so_far));
+    so_far.push_back(static_cast<std::int32_t>(found.whole.back().argmax().item<std::int64_t>()));
+    logits = decoder.feed({&so_far.back(), 1});
+  }
+  return found;
+}
+
+/// Runs check(model, prompt) for every golden's prompts, which are longer than its model's window.
+void for_prompts(at::ScalarType dtype, const auto& check) {
+  for (const std::string& dir : testing::golden_dirs()) {
+    const Golden golden(dir);
+    const LoadedModel model = load_model(golden.dir() / "hf", golden.dir() / "adapter-trained", dtype);
+    for (std::int64_t row = 0; row < golden.num_rows(); ++row) {
+      SCOPED_TRACE(dir + " row " + std::to_string(row));
+      const std::span<const std::int32_t> prompt = golden.row(row).tokens;
+      ASSERT_GT(static_cast<std::int64_t>(prompt.size()), model.transformer.config().sliding_window);
+      check(golden, model.transformer, prompt);
+    }
+  }
+}
+
+TEST(CachedDecoding, GivesTheTokensOfTheWholeSequence) {
+  for_prompts(at::kFloat, [](const Golden&, const Transformer& transformer, std::span<const std::int32_t> prompt) {
+    const Continuation found = continue_prompt(transformer, prompt, 24);
+    for (std::size_t n = 0; n < found.whole.size(); ++n) {
+      EXPECT_EQ(found.cached[n].argmax().item<std::int64_t>(), found.whole[n].argmax().item<std::int64_t>()) << n;
+      EXPECT_LT((found.cached[n] - found.whole[n]).abs().max().item<double>(), 1e-4) << n;
+    }
+  });
+}
+
+/// With random weights the best two tokens may be closer than bfloat16 tells apart; then either is right.
+TEST(CachedDecoding, GivesTheTokensOfTheWholeSequenceInBFloat16) {
+  std::int64_t clear = 0, all = 0;
+  for_prompts(at::kBFloat16,
+              [&](const Golden& golden, const Transformer& transformer, std::span<const std::int32_t> prompt) {
+                const LoadedModel exact = load_model(golden.dir() / "hf", golden.dir() / "adapter-trained", at::kFloat);
+                const Continuation found = continue_prompt(transformer, prompt, 24);
+                std::vector<std::int32_t> so_far(prompt.begin(), prompt.end());
+                double cached_error = 0.0, whole_error = 0.0;
+                for (std::size_t n = 0; n < found.whole.size(); ++n, ++all) {
+                  const at::Tensor expected = Decoder(exact.transformer).feed(so_far);
+                  const double rounding = (found.whole[n] - expected).abs().max().item<double>();
+                  cached_error += (found.cached[n] - expected).square().sum().item<double>();
+                  whole_error += (found.whole[n] - expected).square().sum().item<double>();
+                  const auto [best, ids] = found.whole[n].topk(2);
+                  so_far.push_back(static_cast<std::int32_t>(ids[0].item<std::int64_t>()));
+                  if ((best[0] - best[1]).item<double>() < 2 * rounding) continue;
+                  ++clear;
+                  EXPECT_EQ(found.cached[n].argmax().item<std::int64_t>(), so_far.back()) << n;
+                }
+                EXPECT_LT(cached_error, 1.2 * whole_error) << "a cache must not cost accuracy";
+              });
+  EXPECT_GT(clear, all / 2) << "places where the best token stands out";
+}
+
 TEST_F(DecoderTest, RefusesNoTokens) {
   Decoder decoder(model_.transformer);
   EXPECT_THROW((void)decoder.feed({}), std::invalid_argument);
