@@ -44,6 +44,29 @@ Decoder::Decoder(const Transformer& transformer) : transformer_(transformer) {
   }
 }
 
+Decoder::Mark Decoder::mark() const {
+  Mark mark{num_tokens_, {}};
+  for (std::size_t n = 0; n < caches_.size(); ++n) {
+    if (!transformer_.layers()[n].sliding || num_tokens_ == 0) continue;
+    const KeyValue kept = caches_[n].view();
+    mark.windows.push_back({kept.key.clone(), kept.value.clone()});
+  }
+  return mark;
+}
+
+void Decoder::rewind(const Mark& mark) {
+  std::size_t window = 0;
+  for (std::size_t n = 0; n < caches_.size(); ++n) {
+    if (!transformer_.layers()[n].sliding || mark.num_tokens == 0) {
+      caches_[n].truncate(mark.num_tokens);
+      continue;
+    }
+    caches_[n] = KeyValueCache(transformer_.config().sliding_window);
+    caches_[n].append(mark.windows[window++]);
+  }
+  num_tokens_ = mark.num_tokens;
+}
+
 at::Tensor Decoder::attend(std::int64_t layer, const at::Tensor& x, const Pass& pass) {
   KeyValueCache& cache = caches_[static_cast<std::size_t>(layer)];
   if (num_tokens_ == 0) {

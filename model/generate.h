@@ -22,6 +22,8 @@ class KeyValueCache {
   [[nodiscard]] std::int64_t size() const { return last_ - first_; }
   /// What is kept, oldest first; a view that lasts until the next append.
   [[nodiscard]] KeyValue view() const;
+  /// Forgets all but the oldest `size` tokens.
+  void truncate(std::int64_t size) { last_ = first_ + size; }
 
  private:
   void make_room(const KeyValue& newest);
@@ -40,6 +42,15 @@ class Decoder {
   /// Appends `tokens` (at least one) and returns the logits after the last of them, float32 [V] on the CPU.
   [[nodiscard]] at::Tensor feed(std::span<const std::int32_t> tokens);
   [[nodiscard]] std::int64_t num_tokens() const { return num_tokens_; }
+
+  /// A place to come back to: what sliding layers will have forgotten by then.
+  struct Mark {
+    std::int64_t num_tokens = 0;
+    std::vector<KeyValue> windows;  // of sliding layers, in order
+  };
+  [[nodiscard]] Mark mark() const;
+  /// Forgets the tokens after `mark`, which must be of this decoder and not after another place it has gone back to.
+  void rewind(const Mark& mark);
 
  private:
   [[nodiscard]] at::Tensor attend(std::int64_t layer, const at::Tensor& x, const Pass& pass);

@@ -4,6 +4,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <limits>
 #include <type_traits>
 
 #if defined(__x86_64__)
@@ -22,12 +23,26 @@ constexpr std::int64_t kHalf = kGroup / 2;
 /// Twice the value of each E2M1 code (OCP Microscaling Formats v1.0, section 5.3.3).
 constexpr std::int8_t kDoubledValues[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-/// Half of what each scale byte stands for.
-const std::array<float, 256> kHalfScales = [] {
-  std::array<float, 256> scales{};
-  for (int s = 0; s < 256; ++s) scales[static_cast<std::size_t>(s)] = std::ldexp(1.0f, s - 128);
-  return scales;
-}();
+/// Powers of two by a look-up, which takes the place of a product in the innermost loop.
+class Powers {
+ public:
+  /// An exponent whose every power is NaN.
+  static constexpr int kNotFinite = 400;
+
+  Powers() {
+    powers_.fill(std::numeric_limits<float>::quiet_NaN());
+    for (int exponent = -kLeast; exponent < kNotFinite; ++exponent) {
+      powers_[static_cast<std::size_t>(exponent + kLeast)] = std::ldexp(1.0f, exponent - 128);
+    }
+  }
+  /// Half of what a scale byte s stands for, times 2^e, as of(s + e): e of a group of floats, or kNotFinite.
+  [[nodiscard]] float of(int exponent) const { return powers_[static_cast<std::size_t>(exponent + kLeast)]; }
+
+ private:
+  static constexpr int kLeast = 192;  // the least float is 2^-149
+  std::array<float, kLeast + kNotFinite + 256> powers_;
+};
+const Powers kPowers;
 
 /// Rows and vectors whose products are formed at once: each weight decoded is used for several vectors, each value
 /// loaded for several rows.
@@ -51,7 +66,8 @@ struct PackedRows {
 
   [[nodiscard]] std::int64_t groups() const { return size / kGroup; }
   [[nodiscard]] const std::uint8_t* codes_of(int r, std::int64_t g) const { return codes + (r * groups() + g) * kHalf; }
-  [[nodiscard]] float scale_of(int r, std::int64_t g) const { return kHalfScales[scales[r * groups() + g]]; }
+  [[nodiscard]] int exponent_of(int r, std::int64_t g) const { return scales[r * groups() + g]; }
+  [[nodiscard]] float scale_of(int r, std::int64_t g) const { return kPowers.of(exponent_of(r, g)); }
 };
 
 template <int R, int T>
@@ -169,7 +185,7 @@ OSSATURE_VECTORS_AVX2 inline Integers decoded(const std::uint8_t* codes, __m128i
 
 /// A group's product is exact in 32-bit integers: 4 products of at most 12 * 2^15 to a lane.
 template <int R, int T>
-OSSATURE_VECTORS_AVX2 void packed_avx2(const PackedRows& rows, const std::int16_t* x, const float* x_scales) {
+OSSATURE_VECTORS_AVX2 void packed_avx2(const PackedRows& rows, const std::int16_t* x, const std::int16_t* exponents) {
   const auto size = rows.size, groups = rows.groups();
   const __m128i table = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kDoubledValues));
   __m256 sums[R][T];
@@ -189,13 +205,13 @@ OSSATURE_VECTORS_AVX2 void packed_avx2(const PackedRows& rows, const std::int16_
     for (int t = 0; t < T; ++t) {
       const auto* values = reinterpret_cast<const __m256i*>(x + t * size + g * kGroup);
       const __m256i even = _mm256_loadu_si256(values), odd = _mm256_loadu_si256(values + 1);
-      const float x_scale = x_scales[t * groups + g];
+      const int exponent = exponents[t * groups + g];
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const __m256i exact =
             _mm256_add_epi32(_mm256_madd_epi16(weights[r].even, even), _mm256_madd_epi16(weights[r].odd, odd));
-        sums[r][t] =
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), _mm256_set1_ps(rows.scale_of(r, g) * x_scale), sums[r][t]);
+        const __m256 scale = _mm256_set1_ps(kPowers.of(rows.exponent_of(r, g) + exponent));
+        sums[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(exact), scale, sums[r][t]);
       }
     }
   }
@@ -318,8 +334,8 @@ void in_pieces(std::int64_t rows, std::int64_t count, const Visit& visit) {
   if (row < rows) vectors(Number<1>(), row);
 }
 
-/// `values` as integers times a scale; they become what is left.
-float to_integers(float* values, std::int16_t* integers) {
+/// `values` as integers times 2 to the result's power; they become what is left.
+std::int16_t to_integers(float* values, std::int16_t* integers) {
   float largest = 0.0f, none = 0.0f;
   for (std::int64_t j = 0; j < kGroup; ++j) {
     largest = std::max(largest, std::abs(values[j]));
@@ -327,15 +343,15 @@ float to_integers(float* values, std::int16_t* integers) {
   }
   if (largest == 0.0f || none != 0.0f) {
     std::fill_n(integers, kGroup, std::int16_t{0});
-    return none;
+    return none != 0.0f ? Powers::kNotFinite : 0;
   }
-  const float scale = largest / 32767.0f;
+  const int exponent = std::ilogb(largest) - 14;  // the largest integer in 2^14 .. 2^15
+  const double unit = std::ldexp(1.0, exponent), scale = 1.0 / unit;
   for (std::int64_t j = 0; j < kGroup; ++j) {
-    const float rounded = std::nearbyint(values[j] / scale);
-    integers[j] = static_cast<std::int16_t>(std::clamp(rounded, -32767.0f, 32767.0f));
-    values[j] = std::fma(-static_cast<float>(integers[j]), scale, values[j]);
+    integers[j] = static_cast<std::int16_t>(std::min(std::lrint(values[j] * scale), 32767L));
+    values[j] = static_cast<float>(values[j] - integers[j] * unit);
   }
-  return scale;
+  return static_cast<std::int16_t>(exponent);
 }
 
 }  // namespace
@@ -350,14 +366,14 @@ std::vector<Kernel> kernels() {
   return found;
 }
 
-Vectors::Vectors(const float* x, std::int64_t count, std::int64_t size, bool wide, Kernel kernel)
+Vectors::Vectors(const float* x, std::int64_t count, std::int64_t size, Packed packed, Kernel kernel)
     : count_(count),
       size_(size),
       kernel_(kernel),
       values_(static_cast<std::size_t>(count * size)),
-      planes_(kernel == Kernel::kAvx2 ? (wide ? 2 : 1) : 0),
+      planes_(kernel == Kernel::kAvx2 ? static_cast<std::int64_t>(packed) : 0),
       integers_(static_cast<std::size_t>(count * planes_ * size)),
-      group_scales_(static_cast<std::size_t>(count * planes_ * size / kGroup)) {
+      exponents_(static_cast<std::size_t>(count * planes_ * size / kGroup)) {
   for (std::int64_t t = 0; t < count; ++t) {
     for (std::int64_t i = 0; i < size; i += kGroup) {
       float* group = values_.data() + t * size + i;
@@ -369,7 +385,7 @@ Vectors::Vectors(const float* x, std::int64_t count, std::int64_t size, bool wid
       std::copy_n(group, kGroup, left);
       for (std::int64_t p = 0; p < planes_; ++p) {
         const auto row = t * planes_ + p;
-        group_scales_[static_cast<std::size_t>((row * size + i) / kGroup)] =
+        exponents_[static_cast<std::size_t>((row * size + i) / kGroup)] =
             to_integers(left, integers_.data() + row * size + i);
       }
     }
@@ -406,12 +422,12 @@ void Vectors::multiply(const std::uint8_t* codes, const std::uint8_t* scales, st
       case Kernel::kAvx2: {
         const auto plane = (first + vector) * planes_;
         const std::int16_t* x = integers_.data() + plane * size_;
-        const float* x_scales = group_scales_.data() + plane * groups;
-        if (planes_ == 1) return packed_avx2<r, t>(some, x, x_scales);
+        const std::int16_t* exponents = exponents_.data() + plane * groups;
+        if (planes_ == 1) return packed_avx2<r, t>(some, x, exponents);
         float of_planes[2 * r * t];
         some.sums = of_planes;
         some.stride = 2 * t;
-        packed_avx2<r, 2 * t>(some, x, x_scales);
+        packed_avx2<r, 2 * t>(some, x, exponents);
         for (std::int64_t n = 0; n < r; ++n) {
           for (std::int64_t v = 0; v < t; ++v) {
             const float* planes = of_planes + (n * t + v) * 2;

@@ -18,12 +18,15 @@ enum class Kernel { kPlain, kAvx2, kAvx512 };
 /// Those that this processor has, the fastest first.
 [[nodiscard]] std::vector<Kernel> kernels();
 
+/// Whether products with MXFP4 are wanted too, and of values with no more digits than bfloat16's or of others.
+enum class Packed { kNone, kNarrow, kWide };
+
 /// Vectors in the order that the kernels read: of each group first the values at even places and then those at odd
 /// ones, as they lie in a byte of two codes and in a word of two bfloat16 values.
 class Vectors {
  public:
-  /// `x` [T, I] row-major. `wide` where its values have more digits than bfloat16's.
-  Vectors(const float* x, std::int64_t count, std::int64_t size, bool wide, Kernel kernel);
+  /// `x` [T, I] row-major.
+  Vectors(const float* x, std::int64_t count, std::int64_t size, Packed packed, Kernel kernel);
 
   [[nodiscard]] std::int64_t count() const { return count_; }
   [[nodiscard]] std::int64_t size() const { return size_; }
@@ -40,11 +43,11 @@ class Vectors {
   std::int64_t count_, size_;
   Kernel kernel_;
   std::vector<float> values_;  // [T, I]
-  // For AVX2, whose products of integers are the faster ones: each group as 16-bit integers times a scale that its
-  // largest value fills, an error of at most 2^-16 of that value; of wide vectors a second plane has what is left.
+  // For AVX2, whose products of integers are the faster ones: each group as 16-bit integers times a power of two,
+  // an error of at most 2^-15 of its largest value; of wide vectors a second plane has what is left.
   std::int64_t planes_;
-  std::vector<std::int16_t> integers_;  // [T, planes, I]
-  std::vector<float> group_scales_;     // [T, planes, I / 32]
+  std::vector<std::int16_t> integers_;   // [T, planes, I]
+  std::vector<std::int16_t> exponents_;  // [T, planes, I / 32]
 };
 
 }  // namespace ossature::vectors

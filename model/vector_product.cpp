@@ -77,8 +77,8 @@ vectors::Kernel kernel_or_fastest(std::optional<vectors::Kernel> kernel) {
   return kernel.value_or(fastest);
 }
 
-Vectors vectors_of(const at::Tensor& wide, at::ScalarType dtype, std::optional<vectors::Kernel> kernel) {
-  return {wide.const_data_ptr<float>(), wide.size(0), wide.size(1), dtype != at::kBFloat16, kernel_or_fastest(kernel)};
+Vectors vectors_of(const at::Tensor& wide, vectors::Packed packed, std::optional<vectors::Kernel> kernel) {
+  return {wide.const_data_ptr<float>(), wide.size(0), wide.size(1), packed, kernel_or_fastest(kernel)};
 }
 
 bool has_whole_rows(const at::Tensor& weight) {
@@ -109,7 +109,10 @@ void multiply_assigned(const ExpertsPass& pass, const ExpertWeight& weight, cons
                        const at::Tensor& b, double scale, const at::Tensor& x, std::optional<vectors::Kernel> kernel,
                        const Store& store) {
   const at::Tensor wide = as_float(x);
-  const Vectors prepared = vectors_of(wide, x.scalar_type(), kernel);
+  const auto packed = !weight.is_packed()                ? vectors::Packed::kNone
+                      : x.scalar_type() == at::kBFloat16 ? vectors::Packed::kNarrow
+                                                         : vectors::Packed::kWide;
+  const Vectors prepared = vectors_of(wide, packed, kernel);
   const auto rank = a.defined() ? a.size(1) : 0;
   std::vector<float> reduced(static_cast<std::size_t>(x.size(0) * rank));
   std::vector<std::pair<std::int64_t, Additions>> used;  // experts with assignments
@@ -165,7 +168,7 @@ bool takes_vectors(const ExpertsPass& pass) {
 at::Tensor vector_apply(const Linear& linear, const at::Tensor& x, at::ScalarType dtype,
                         std::optional<vectors::Kernel> kernel) {
   const at::Tensor wide = as_float(x), bias = as_float(linear.bias), b = as_float(linear.low_rank.b);
-  const Vectors prepared = vectors_of(wide, x.scalar_type(), kernel);
+  const Vectors prepared = vectors_of(wide, vectors::Packed::kNone, kernel);
   const auto count = x.size(0), size = linear.weight.size(0);
   std::vector<float> reduced;
   Additions added{bias.defined() ? bias.const_data_ptr<float>() : nullptr};

@@ -120,6 +120,28 @@ TEST(CachedDecoding, GivesTheTokensOfTheWholeSequenceInBFloat16) {
   EXPECT_GT(clear, all / 2) << "places where the best token stands out";
 }
 
+TEST_F(DecoderTest, GoesBackToAMark) {
+  Decoder decoder(model_.transformer);
+  for (const std::size_t place : {0u, 3u, 14u}) {  // before, within and past the window
+    decoder.rewind({});
+    if (place > 0) (void)decoder.feed(row_.tokens.first(place));
+    const Decoder::Mark mark = decoder.mark();
+    const std::vector<std::int32_t> others(19, 5);
+    for (int turn = 0; turn < 2; ++turn) {
+      (void)decoder.feed(others);
+      (void)decoder.feed({others.data(), 1});
+      decoder.rewind(mark);
+      EXPECT_EQ(decoder.num_tokens(), static_cast<std::int64_t>(place));
+    }
+    std::size_t done = place;
+    for (const std::size_t piece : {2u, 1u, 6u}) {
+      const at::Tensor logits = decoder.feed(row_.tokens.subspan(done, piece));
+      done += piece;
+      expect_logits_after(static_cast<std::int64_t>(done), logits);
+    }
+  }
+}
+
 TEST_F(DecoderTest, RefusesNoTokens) {
   Decoder decoder(model_.transformer);
   EXPECT_THROW((void)decoder.feed({}), std::invalid_argument);
