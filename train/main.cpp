@@ -11,6 +11,7 @@
 
 #include "train/commands/command.h"
 #include "train/failure.h"
+#include "train/version.h"
 #include "train/visible_text.h"
 
 namespace ossature {
@@ -64,7 +65,7 @@ int main(int argc, char** argv) {
   ::setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64", 0);
   ::setenv("LRU_CACHE_CAPACITY", "64", 0);
   CLI::App app("Fine-tunes gpt-oss on your own machine.", "ossature");
-  app.set_version_flag("--version", "ossature " OSSATURE_VERSION);
+  app.set_version_flag("--version", [] { return ossature::version_text(); });
   app.require_subcommand(1);
   ossature::register_init(app);
   ossature::register_prepare(app);
@@ -73,6 +74,7 @@ int main(int argc, char** argv) {
   ossature::register_estimate(app);
   ossature::register_eval(app);
   ossature::register_generate(app);
+  ossature::register_chat(app);
   ossature::register_export(app);
   ossature::register_verify(app);
   ossature::register_adapter(app);

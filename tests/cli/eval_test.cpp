@@ -39,7 +39,32 @@ TEST(EvalCommand, TextAndJsonSayTheSame) {
   char line[200];
   std::snprintf(line, sizeof line, "loss %.4f  perplexity %.3f  (10 samples, %d tokens, %d learned)\n", loss,
                 std::exp(loss), report["tokens"].get<int>(), report["learned_tokens"].get<int>());
-  EXPECT_EQ(output_of(arguments), line);
+  const std::string text = output_of(arguments);
+  EXPECT_TRUE(text.starts_with(line)) << text;
+  std::snprintf(line, sizeof line, "%.4f +- %.4f", loss, loss - report["loss_interval"][0].get<double>());
+  EXPECT_NE(text.find(line), std::string::npos) << line << " is not in\n" << text;
+}
+
+TEST(EvalCommand, GroupsAddUpToTheWhole) {
+  const Workspace workspace;
+  const std::string other = workspace.write("other.jsonl", read_bytes(workspace.conversations(4)));
+  output_of({"prepare", workspace.conversations(7), other, "--tokenizer", kEmbedded, "--date", "none", "--out",
+             workspace.path("two.h5")});
+  const auto report = json_of({"eval", "--model", kEmbedded, "--data", workspace.path("two.h5")});
+  for (const char* by : {"channels", "files"}) {
+    double loss = 0.0, accuracy = 0.0;
+    int learned = 0;
+    for (const auto& [name, group] : report[by].items()) {
+      learned += group["learned_tokens"].get<int>();
+      loss += group["loss"].get<double>() * group["learned_tokens"].get<int>();
+      accuracy += group["accuracy"].get<double>() * group["learned_tokens"].get<int>();
+    }
+    EXPECT_EQ(learned, report["learned_tokens"]) << by;
+    EXPECT_NEAR(loss / learned, report["loss"].get<double>(), 1e-9) << by;
+    EXPECT_NEAR(accuracy / learned, report["accuracy"].get<double>(), 1e-9) << by;
+  }
+  EXPECT_EQ(report["files"].size(), 2u);
+  EXPECT_TRUE(report["channels"].contains("final")) << report["channels"];
 }
 
 TEST(EvalCommand, LogprobsGiveTheLoss) {

@@ -9,8 +9,8 @@
 namespace ossature {
 namespace {
 
-const std::vector<std::string> kCommands = {"init",     "prepare", "train",   "eval",
-                                            "generate", "export",  "inspect", "recipes"};
+const std::vector<std::string> kCommands = {"init", "prepare", "train",   "eval",   "generate",
+                                            "chat", "export",  "inspect", "recipes"};
 
 struct Failure {
   std::vector<std::string> arguments;

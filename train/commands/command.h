@@ -18,6 +18,7 @@ void register_train(CLI::App& app);
 void register_estimate(CLI::App& app);
 void register_eval(CLI::App& app);
 void register_generate(CLI::App& app);
+void register_chat(CLI::App& app);
 void register_export(CLI::App& app);
 void register_verify(CLI::App& app);
 void register_adapter(CLI::App& app);

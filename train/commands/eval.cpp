@@ -5,12 +5,15 @@
 #include <memory>
 #include <nlohmann/json.hpp>
 
+#include "data/segments.h"
 #include "data/token_file.h"
 #include "data/vocabulary.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/model_options.h"
-#include "train/evaluate.h"
+#include "train/commands/progress.h"
+#include "train/evaluation.h"
+#include "train/visible_text.h"
 
 namespace ossature {
 namespace {
@@ -19,9 +22,103 @@ struct Options {
   ModelOptions model;
   std::filesystem::path data;
   std::optional<std::filesystem::path> logprobs;
+  std::optional<std::filesystem::path> tokenizer;
   std::int64_t max_tokens = 4096;
-  bool json = false;
+  bool adapter_only = false, json = false;
 };
+
+/// The ids of harmony's tokens: of a tokenizer that made the file, else of o200k_harmony where they fit.
+HarmonyTokens harmony_of(const Options& options, const TokenFileReader& file) {
+  std::error_code ignored;
+  const auto& model = options.model.model;
+  const bool has_own = std::filesystem::exists(model / "tokenizer.json", ignored);
+  if (options.tokenizer || has_own) {
+    const Tokenizer tokenizer = Tokenizer::load(options.tokenizer.value_or(model));
+    if (file.tokenizer_sha256().empty() || tokenizer.sha256() == file.tokenizer_sha256())
+      return HarmonyTokens::of(tokenizer);
+    if (options.tokenizer)
+      throw DataError(options.tokenizer->string() + ": is not the tokenizer that made " + file.path().string());
+  }
+  return HarmonyTokens::o200k(file.vocab_size());
+}
+
+nlohmann::json interval_of(const Estimate& estimate) {
+  if (!estimate.margin) return nullptr;
+  return {estimate.value - *estimate.margin, estimate.value + *estimate.margin};
+}
+
+nlohmann::json to_json(const Group& group) {
+  const Estimate loss = jackknife(group.loss), accuracy = jackknife(group.accuracy);
+  nlohmann::json result = {{"learned_tokens", group.num_learned}};
+  if (group.num_learned == 0) {
+    for (const char* key : {"loss", "perplexity", "accuracy"}) result[key] = nullptr;
+    return result;
+  }
+  result.update({{"loss", loss.value},
+                 {"loss_interval", interval_of(loss)},
+                 {"perplexity", std::exp(loss.value)},
+                 {"accuracy", accuracy.value},
+                 {"accuracy_interval", interval_of(accuracy)}});
+  if (loss.margin)
+    result["perplexity_interval"] = {std::exp(loss.value - *loss.margin), std::exp(loss.value + *loss.margin)};
+  return result;
+}
+
+/// A model's figures, or with `base` its figures beside the base model's and their difference.
+nlohmann::json to_json(const Group& group, const Group* base) {
+  nlohmann::json result = to_json(group);
+  if (base == nullptr || group.num_learned == 0) return result;
+  const Estimate loss = jackknife(difference(base->loss, group.loss)),
+                 accuracy = jackknife(difference(base->accuracy, group.accuracy));
+  result["base"] = to_json(*base);
+  result["difference"] = {{"loss", loss.value},
+                          {"loss_interval", interval_of(loss)},
+                          {"accuracy", accuracy.value},
+                          {"accuracy_interval", interval_of(accuracy)}};
+  return result;
+}
+
+nlohmann::json to_json(const Evaluation& found, const Evaluation* base) {
+  nlohmann::json result = to_json(found.all, base != nullptr ? &base->all : nullptr);
+  result["channels"] = result["files"] = nlohmann::json::object();
+  for (const auto& [kind, group] : found.channels)
+    result["channels"][std::string(name_of(kind))] =
+        to_json(group, base != nullptr ? &base->channels.at(kind) : nullptr);
+  for (const auto& [name, group] : found.files)
+    result["files"][name] = to_json(group, base != nullptr ? &base->files.at(name) : nullptr);
+  return result;
+}
+
+std::string with_margin(const Estimate& estimate, double scale, int digits) {
+  char text[64];
+  if (estimate.margin) {
+    std::snprintf(text, sizeof text, "%.*f +- %.*f", digits, scale * estimate.value, digits, scale * *estimate.margin);
+  } else {
+    std::snprintf(text, sizeof text, "%.*f", digits, scale * estimate.value);
+  }
+  return text;
+}
+
+void print_row(const std::string& name, const Group& group, const Group* base) {
+  std::printf("  %-28s %9lld  %-18s %-16s", visible_line(name).c_str(), static_cast<long long>(group.num_learned),
+              with_margin(jackknife(group.loss), 1.0, 4).c_str(),
+              with_margin(jackknife(group.accuracy), 100.0, 1).c_str());
+  if (base != nullptr)
+    std::printf(" %-10.4f %s", jackknife(base->loss).value,
+                with_margin(jackknife(difference(base->loss, group.loss)), 1.0, 4).c_str());
+  std::printf("\n");
+}
+
+void print_table(const Evaluation& found, const Evaluation* base) {
+  std::printf("\n  %-28s %9s  %-18s %-16s%s\n", "", "learned", "loss", "accuracy, %",
+              base != nullptr ? " base       adapter - base" : "");
+  print_row("all", found.all, base != nullptr ? &base->all : nullptr);
+  for (const auto& [kind, group] : found.channels)
+    print_row(std::string(name_of(kind)), group, base != nullptr ? &base->channels.at(kind) : nullptr);
+  for (const auto& [name, group] : found.files)
+    print_row(name, group, base != nullptr ? &base->files.at(name) : nullptr);
+  std::printf("  +-: 95 %%, by the jackknife over samples\n");
+}
 
 void run(const Options& options) {
   if (options.logprobs) {
@@ -31,42 +128,58 @@ void run(const Options& options) {
       throw CLI::ValidationError("--logprobs", "would overwrite " + options.data.string() + ", which is read");
   }
   const auto file = std::make_shared<const TokenFileReader>(options.data);
+  const HarmonyTokens harmony = harmony_of(options, *file);
   const LoadedModel model = load_model(options.model);
   check_vocabulary(*file, model.checkpoint.config().vocab_size, model.checkpoint.dir());
-  LossSum sum;
-  if (options.logprobs) {
-    write_logprobs(*options.logprobs, log_probs(model.transformer, file, options.max_tokens, sum));
-  } else {
-    sum = evaluate(model.transformer, file, options.max_tokens);
+  const auto evaluated = [&](const Transformer& transformer, bool keeps_log_probs) {
+    Progress progress("eval");
+    return evaluate_groups(transformer, file, harmony, options.max_tokens, keeps_log_probs, [&](std::int64_t done) {
+      progress.show(done, file->num_tokens(), {{done, "tokens"}});
+    });
+  };
+  const Evaluation found = evaluated(model.transformer, options.logprobs.has_value());
+  if (options.logprobs) write_logprobs(*options.logprobs, found.log_probs);
+  std::optional<Evaluation> base;
+  if (options.model.adapter && !options.adapter_only) {
+    ModelOptions without = options.model;
+    without.adapter.reset();
+    base = evaluated(load_model(without).transformer, false);
   }
-  const bool has_loss = sum.weight > 0.0;
-  const double loss = has_loss ? sum.loss / sum.weight : 0.0;
+  const Evaluation* compared = base ? &*base : nullptr;
   if (options.json) {
-    nlohmann::json result = {
-        {"samples", file->num_samples()}, {"tokens", file->num_tokens()}, {"learned_tokens", sum.num_learned}};
-    result["loss"] = has_loss ? nlohmann::json(loss) : nlohmann::json();
-    result["perplexity"] = has_loss ? nlohmann::json(std::exp(loss)) : nlohmann::json();
-    std::cout << result.dump() << "\n";
+    nlohmann::json result = to_json(found, compared);
+    result["samples"] = file->num_samples();
+    result["tokens"] = file->num_tokens();
+    std::cout << result.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
     return;
   }
-  if (has_loss) {
+  const double loss = jackknife(found.all.loss).value;
+  if (found.all.num_learned > 0) {
     std::printf("loss %.4f  perplexity %.3f", loss, std::exp(loss));
   } else {
     std::printf("no token is learned, so there is no loss");
   }
   std::printf("  (%lld samples, %lld tokens, %lld learned)\n", static_cast<long long>(file->num_samples()),
-              static_cast<long long>(file->num_tokens()), static_cast<long long>(sum.num_learned));
+              static_cast<long long>(file->num_tokens()), static_cast<long long>(found.all.num_learned));
+  if (found.all.num_learned > 0) print_table(found, compared);
 }
 
 }  // namespace
 
 void register_eval(CLI::App& app) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("eval", "Loss of a token file under a model, with or without an adapter");
+  CLI::App* command = app.add_subcommand("eval",
+                                         "Loss, perplexity and accuracy on a token file, by channel and source file; "
+                                         "with an adapter beside the base model");
   add_model_options(*command, options->model);
   command->add_option("--data", options->data, "Token file")->required()->type_name("FILE.h5");
   command->add_option("--logprobs", options->logprobs, "Also write log p of every token (HDF5, /logprobs)")
       ->type_name("OUT.h5");
+  command
+      ->add_option("--tokenizer", options->tokenizer,
+                   "tokenizer.json that made the file, to tell channels apart; the model's own by default")
+      ->type_name("DIR");
+  command->add_flag("--adapter-only", options->adapter_only, "With --adapter: leave out the base model");
   command->add_option("--max-tokens", options->max_tokens, "Tokens computed at once")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();

@@ -1,31 +1,29 @@
-#include "model/generate.h"
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "data/formats.h"
-#include "data/harmony.h"
 #include "data/harmony_reply.h"
 #include "data/records.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
-#include "train/commands/model_options.h"
+#include "train/commands/reply_options.h"
+#include "train/reply.h"
+#include "train/reply_printer.h"
 
 namespace ossature {
 namespace {
 
 struct Options {
   ModelOptions model;
+  ReplyOptions reply;
   std::optional<std::string> prompt;
   std::optional<std::filesystem::path> messages;
-  std::optional<std::string> instructions, reasoning_effort;
-  std::string date;
-  std::int64_t max_new_tokens = 512;
-  SamplingOptions sampling;
-  std::uint64_t seed = 0;
-  bool show_thinking = false, raw = false, json = false;
+  bool show_thinking = false, compare = false, raw = false, json = false;
 };
 
 /// The conversations to answer. One that ends with the assistant's turn is asked again without it.
@@ -55,42 +53,8 @@ std::vector<Conversation> conversations_of(const Options& options) {
     }
     if (conversations.empty()) throw DataError(options.messages->string() + ": holds no conversation");
   }
-  for (Conversation& conversation : conversations) {
-    auto& messages = conversation.messages;
-    if (options.instructions) {
-      if (!messages.empty() && (messages[0].role == "system" || messages[0].role == "developer")) {
-        messages.erase(messages.begin());
-      }
-      Message instructions;
-      instructions.role = "developer";
-      instructions.content = *options.instructions;
-      messages.insert(messages.begin(), std::move(instructions));
-    }
-    if (options.reasoning_effort) conversation.reasoning_effort = *options.reasoning_effort;
-  }
+  for (Conversation& conversation : conversations) apply_to(options.reply, conversation);
   return conversations;
-}
-
-struct Reply {
-  std::vector<std::int32_t> tokens;  // with the one that ended it
-  const char* finish = "length";     // return | call | length
-};
-
-Reply answer(const Transformer& transformer, const Harmony& harmony, const std::vector<std::int32_t>& prompt,
-             const Options& options, std::mt19937_64& generator) {
-  Decoder decoder(transformer);
-  at::Tensor logits = decoder.feed(prompt);
-  Reply reply;
-  const auto room = transformer.config().max_position_embeddings - static_cast<std::int64_t>(prompt.size());
-  for (std::int64_t n = 0; n < std::min(options.max_new_tokens, room); ++n) {
-    const std::int32_t token = sample_token(logits, options.sampling, generator);
-    reply.tokens.push_back(token);
-    if (token == harmony.return_token()) reply.finish = "return";
-    if (token == harmony.call_token()) reply.finish = "call";
-    if (token == harmony.return_token() || token == harmony.call_token()) break;
-    logits = decoder.feed({&token, 1});
-  }
-  return reply;
 }
 
 nlohmann::json to_json(const Reply& reply, const std::vector<GeneratedMessage>& messages) {
@@ -105,53 +69,89 @@ nlohmann::json to_json(const Reply& reply, const std::vector<GeneratedMessage>& 
           {"tokens", reply.tokens.size()}};
 }
 
-void print(const std::vector<GeneratedMessage>& messages, bool show_thinking) {
-  for (const GeneratedMessage& message : messages) {
-    if (!message.recipient.empty()) {
-      std::cout << "[" << message.recipient << "] " << message.content << "\n";
-    } else if (message.channel != "analysis") {
-      std::cout << message.content << "\n";
-    } else if (show_thinking) {
-      std::cout << "[thinking] " << message.content << "\n";
-    }
+/// Answers prompt `i` with `model`; `printer`, when given, prints it as it comes.
+Reply answer(const LoadedModel& model, const Harmony& harmony, const std::vector<std::int32_t>& prompt, std::size_t i,
+             const Options& options, ReplyPrinter* printer) {
+  std::mt19937_64 generator(options.reply.seed + i);
+  Decoder decoder(model.transformer);
+  at::Tensor logits = decoder.feed(prompt);
+  Reply reply = generate_reply(decoder, std::move(logits), model.transformer.config(), harmony, options.reply.sampling,
+                               options.reply.max_new_tokens, generator, [&](std::int32_t token) {
+                                 if (printer != nullptr) printer->feed(token);
+                                 return true;
+                               });
+  if (printer != nullptr) printer->finish();
+  if (std::string_view(reply.finish) == "length") {
+    std::cerr << "note: stopped after " << reply.tokens.size() << " tokens; --max-new-tokens allows more\n";
   }
+  return reply;
+}
+
+/// A whole reply as it is asked for.
+nlohmann::json as_json(const Reply& reply, const Harmony& harmony) {
+  return to_json(reply, parse_reply(harmony.tokenizer(), reply.tokens));
+}
+std::string as_text(const Reply& reply, const Harmony& harmony, const Options& options) {
+  if (options.raw) return harmony.tokenizer().decode(reply.tokens);
+  std::ostringstream text;
+  ReplyPrinter printer(text, harmony.tokenizer(), {options.show_thinking, false});
+  for (const std::int32_t token : reply.tokens) printer.feed(token);
+  printer.finish();
+  std::string result = text.str();
+  if (result.ends_with('\n')) result.pop_back();
+  return result;
+}
+
+std::string dumped(const nlohmann::json& value) {
+  return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
 }
 
 void run(const Options& options) {
   if (options.prompt.has_value() == options.messages.has_value()) {
     throw CLI::ValidationError("generate", "takes one of --prompt and --messages");
   }
+  if (options.compare && !options.model.adapter) {
+    throw CLI::ValidationError("--compare", "needs --adapter, which it compares the base model with");
+  }
   std::vector<Conversation> conversations = conversations_of(options);
-  const Harmony harmony(Tokenizer::load(options.model.model), date_of(options.date));
+  const Harmony harmony(Tokenizer::load(options.model.model), date_of(options.reply.date));
   std::vector<std::vector<std::int32_t>> prompts;
   for (const Conversation& conversation : conversations) prompts.push_back(harmony.render_prompt(conversation));
   const LoadedModel model = load_model(options.model);
-  const ModelConfig& config = model.transformer.config();
-  if (harmony.tokenizer().vocab_size() > config.vocab_size) {
-    throw DataError(options.model.model.string() + ": tokenizer.json has " +
-                    std::to_string(harmony.tokenizer().vocab_size()) + " ids, the model's vocab_size is " +
-                    std::to_string(config.vocab_size) + "; put the model's own tokenizer.json there");
+  std::optional<LoadedModel> base;  // the same mapped file, so no more memory
+  if (options.compare) {
+    ModelOptions without = options.model;
+    without.adapter.reset();
+    base.emplace(load_model(without));
   }
+  const ModelConfig& config = model.transformer.config();
+  check_tokenizer(harmony, config, options.model.model);
   for (std::size_t i = 0; i < prompts.size(); ++i) {
     if (static_cast<std::int64_t>(prompts[i].size()) >= config.max_position_embeddings) {
       throw DataError("conversation " + std::to_string(i + 1) + ": " + std::to_string(prompts[i].size()) +
                       " tokens; the model's max_position_embeddings is " +
                       std::to_string(config.max_position_embeddings));
     }
-    std::mt19937_64 generator(options.seed + i);
-    const Reply reply = answer(model.transformer, harmony, prompts[i], options, generator);
-    const std::vector<GeneratedMessage> messages = parse_reply(harmony.tokenizer(), reply.tokens);
-    if (options.json) {
-      std::cout << to_json(reply, messages).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) << "\n";
+    if (options.compare) {
+      const Reply of_base = answer(*base, harmony, prompts[i], i, options, nullptr),
+                  of_adapter = answer(model, harmony, prompts[i], i, options, nullptr);
+      if (options.json) {
+        std::cout << dumped({{"base", as_json(of_base, harmony)}, {"adapter", as_json(of_adapter, harmony)}});
+      } else {
+        std::cout << (i > 0 ? "\n" : "")
+                  << side_by_side("-- base", as_text(of_base, harmony, options), "-- adapter",
+                                  as_text(of_adapter, harmony, options), terminal_width(STDOUT_FILENO));
+      }
+    } else if (options.json) {
+      std::cout << dumped(as_json(answer(model, harmony, prompts[i], i, options, nullptr), harmony));
     } else if (options.raw) {
-      std::cout << harmony.tokenizer().decode(prompts[i]) << harmony.tokenizer().decode(reply.tokens) << "\n";
+      std::cout << harmony.tokenizer().decode(prompts[i])
+                << as_text(answer(model, harmony, prompts[i], i, options, nullptr), harmony, options) << "\n";
     } else {
-      print(messages, options.show_thinking);
+      ReplyPrinter printer(std::cout, harmony.tokenizer(), {options.show_thinking, is_terminal(STDOUT_FILENO)});
+      (void)answer(model, harmony, prompts[i], i, options, &printer);
     }
     std::cout.flush();
-    if (std::string_view(reply.finish) == "length") {
-      std::cerr << "note: stopped after " << reply.tokens.size() << " tokens; --max-new-tokens allows more\n";
-    }
   }
 }
 
@@ -166,27 +166,9 @@ void register_generate(CLI::App& app) {
       ->add_option("--messages", options->messages,
                    "Conversations as prepare takes them; closing turns of the assistant are left out")
       ->type_name("FILE.jsonl");
-  command->add_option("--instructions", options->instructions, "Developer message, instead of the conversation's")
-      ->type_name("TEXT");
-  command->add_option("--reasoning-effort", options->reasoning_effort, "How long the model should think")
-      ->check(CLI::IsMember({"low", "medium", "high"}));
-  add_date_option(*command, options->date);
-  command->add_option("--max-new-tokens", options->max_new_tokens, "Length at which a reply is cut")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  command->add_option("--temperature", options->sampling.temperature, "0: always the most probable token")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--top-k", options->sampling.top_k, "Draw from the k most probable tokens; 0: from all")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  command->add_option("--top-p", options->sampling.top_p, "Draw from the most probable tokens that reach p together")
-      ->check(CLI::Range(0.0, 1.0))
-      ->capture_default_str();
-  command->add_option("--seed", options->seed, "Equal seeds draw equal replies")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  add_reply_options(*command, options->reply);
   command->add_flag("--show-thinking", options->show_thinking, "Print the analysis channel too");
+  command->add_flag("--compare", options->compare, "Answer with the base model and with the adapter, side by side");
   add_threads_option(*command);
   command->add_flag("--raw", options->raw, "Print the whole sequence in harmony's markup");
   command->add_flag("--json", options->json, "Print one JSON object a conversation");

@@ -1,0 +1,163 @@
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cerrno>
+#include <csignal>
+#include <iostream>
+#include <memory>
+#include <utility>
+
+#include "data/utf8.h"
+#include "train/chat_session.h"
+#include "train/commands/arguments.h"
+#include "train/commands/command.h"
+#include "train/commands/reply_options.h"
+#include "train/reply_printer.h"
+
+namespace ossature {
+namespace {
+
+struct Options {
+  ModelOptions model;
+  ReplyOptions reply;
+  bool hides_thinking = false;
+};
+
+volatile std::sig_atomic_t interrupted = 0;  // a signal handler can reach nothing else
+
+/// While one lives, SIGINT only sets the flag, and makes reading return.
+class InterruptFlag {
+ public:
+  InterruptFlag() {
+    struct sigaction action = {};
+    action.sa_handler = [](int) { interrupted = 1; };
+    ::sigaction(SIGINT, &action, &before_);
+  }
+  ~InterruptFlag() { ::sigaction(SIGINT, &before_, nullptr); }
+  InterruptFlag(const InterruptFlag&) = delete;
+  InterruptFlag& operator=(const InterruptFlag&) = delete;
+
+ private:
+  struct sigaction before_ = {};
+};
+
+/// Lines of standard input. Reads by itself, as streams go on after a signal.
+class LineReader {
+ public:
+  enum Result { kLine, kInterrupted, kEnd };
+
+  Result next(std::string& line) {
+    for (;;) {
+      const auto end = buffer_.find('\n');
+      if (end != std::string::npos || (is_at_end_ && !buffer_.empty())) {
+        line = buffer_.substr(0, end);
+        buffer_.erase(0, end == std::string::npos ? end : end + 1);
+        return kLine;
+      }
+      if (is_at_end_) return kEnd;
+      char bytes[4096];
+      const auto size = ::read(STDIN_FILENO, bytes, sizeof bytes);
+      if (size < 0 && errno == EINTR) {
+        buffer_.clear();
+        return kInterrupted;
+      }
+      if (size <= 0) is_at_end_ = true;
+      if (size > 0) buffer_.append(bytes, static_cast<std::size_t>(size));
+    }
+  }
+
+ private:
+  std::string buffer_;
+  bool is_at_end_ = false;
+};
+
+constexpr const char* kHelp =
+    "  /reset   begin a new conversation\n"
+    "  /quit    leave; so does the end of input (Ctrl-D)\n"
+    "  /help    this\n"
+    "A line that ends in \\ goes on in the next one. Ctrl-C stops a reply.\n";
+
+void answer(ChatSession& session, const Harmony& harmony, const std::string& text, bool shows_thinking) {
+  ReplyPrinter printer(std::cout, harmony.tokenizer(), {shows_thinking, is_terminal(STDOUT_FILENO)});
+  interrupted = 0;
+  Reply reply;
+  try {
+    reply = session.ask(text, [&](std::int32_t token) {
+      printer.feed(token);
+      return interrupted == 0;
+    });
+  } catch (const DataError& error) {
+    std::cerr << "note: " << error.what() << "\n";
+    return;
+  }
+  printer.finish();
+  const std::string finish = reply.finish;
+  if (finish == "length") std::cerr << "note: cut after " << reply.tokens.size() << " tokens\n";
+  if (finish == "stopped") std::cerr << "note: stopped\n";
+  if (finish == "call") std::cerr << "note: the model calls a tool, and chat has none\n";
+  if (!session.has_kept_turn()) std::cerr << "note: without an answer, this turn is forgotten\n";
+}
+
+void run(const Options& options) {
+  Conversation conversation;
+  apply_to(options.reply, conversation);
+  const Harmony harmony(Tokenizer::load(options.model.model), date_of(options.reply.date));
+  const LoadedModel model = load_model(options.model);
+  check_tokenizer(harmony, model.transformer.config(), options.model.model);
+  ChatSession session(model.transformer, harmony,
+                      {conversation, options.reply.sampling, options.reply.max_new_tokens, options.reply.seed});
+  const bool prompts = is_terminal(STDIN_FILENO);
+  if (prompts) std::cerr << "/help explains; Ctrl-C stops a reply, Ctrl-D leaves\n";
+  const InterruptFlag flag;
+  LineReader reader;
+  std::string text;
+  for (;;) {
+    if (prompts) std::cerr << (text.empty() ? "> " : "... ") << std::flush;
+    std::string line;
+    const auto result = reader.next(line);
+    if (result == LineReader::kEnd) break;
+    if (result == LineReader::kInterrupted) {
+      text.clear();
+      if (prompts) std::cerr << "\n";
+      continue;
+    }
+    if (line.ends_with('\r')) line.pop_back();
+    if (line.ends_with('\\')) {
+      line.back() = '\n';
+      text += line;
+      continue;
+    }
+    text += line;
+    const std::string said = std::exchange(text, {});
+    if (said == "/quit") break;
+    if (said == "/reset") {
+      session.reset();
+      std::cerr << "note: a new conversation\n";
+    } else if (said == "/help") {
+      std::cerr << kHelp;
+    } else if (said.starts_with('/') && said.find(' ') == std::string::npos) {
+      std::cerr << "note: no command " << said << "; /help names them\n";
+    } else if (valid_utf8_prefix(said) != said.size()) {
+      std::cerr << "note: that is not UTF-8, byte " << valid_utf8_prefix(said) << "; nothing was asked\n";
+    } else if (said.find_first_not_of(" \t\n") != std::string::npos) {
+      answer(session, harmony, said, !options.hides_thinking);
+    }
+  }
+  if (prompts) std::cerr << "\n";
+}
+
+}  // namespace
+
+void register_chat(CLI::App& app) {
+  const auto options = std::make_shared<Options>();
+  options->reply.max_new_tokens = 2048;
+  CLI::App* command = app.add_subcommand("chat", "Talk with a model, turn by turn");
+  add_model_options(*command, options->model);
+  add_reply_options(*command, options->reply);
+  command->add_flag("--hide-thinking", options->hides_thinking, "Leave the analysis channel out");
+  add_threads_option(*command);
+  command->footer(std::string("While it runs:\n") + kHelp);
+  command->callback([options] { run(*options); });
+}
+
+}  // namespace ossature

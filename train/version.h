@@ -1,0 +1,12 @@
+// What `ossature --version` says: enough to know which program gave a result.
+#pragma once
+
+#include <string>
+
+namespace ossature {
+
+/// "ossature 0.1.0 (commit 1a2b3c4d5e6f)", then LibTorch's version and what its kernels and ours use of this processor,
+/// a line each.
+[[nodiscard]] std::string version_text();
+
+}  // namespace ossature
