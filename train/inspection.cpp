@@ -252,7 +252,7 @@ Inspection inspect_run(const fs::path& dir) {
   json first_step;
   json last_step;
   Inspection::Table validations{"validations", {"step", "validation_loss"}, {}};
-  std::int64_t tokens = 0;
+  std::int64_t tokens = 0, last_number = 0, skipped_steps = 0;
   double seconds = 0;
   std::ifstream lines(dir / "metrics.jsonl");
   for (std::string line; std::getline(lines, line);) {
@@ -266,7 +266,11 @@ Inspection inspect_run(const fs::path& dir) {
     seconds += number("seconds");
     if (object.contains("validation_loss")) {
       validations.rows.push_back({object["step"].get<std::int64_t>(), number("validation_loss")});
+    } else if (object.contains("skipped_steps")) {
+      skipped_steps = static_cast<std::int64_t>(number("skipped_steps"));
+      last_number = object["step"].get<std::int64_t>();
     } else if (object.contains("loss")) {
+      last_number = object["step"].get<std::int64_t>();
       tokens += static_cast<std::int64_t>(number("tokens"));
       if (first_step.is_null()) first_step = object;
       last_step = object;
@@ -281,7 +285,8 @@ Inspection inspect_run(const fs::path& dir) {
       fields.emplace_back(name, found->get<double>());
     }
   };
-  fields.emplace_back("steps", last_step.is_null() ? std::int64_t{0} : last_step["step"].get<std::int64_t>());
+  fields.emplace_back("steps", last_number);
+  if (skipped_steps > 0) fields.emplace_back("skipped_steps", skipped_steps);
   add("first_loss", first_step, "loss");
   add("last_loss", last_step, "loss");
   add("learning_rate", last_step, "learning_rate");

@@ -70,6 +70,18 @@ void MetricsLog::write(const StepMetrics& metrics) {
   events_.scalar("train/peak_rss_gigabytes", metrics.step, static_cast<double>(metrics.peak_rss_bytes) / 1e9);
 }
 
+void MetricsLog::write(const SkippedStep& skipped) {
+  const Json line = {{"step", skipped.step},
+                     {"skipped_steps", skipped.skipped_steps},
+                     {"non_finite", skipped.non_finite},
+                     {"samples", skipped.samples},
+                     {"tokens", skipped.tokens},
+                     {"learned_tokens", skipped.learned_tokens},
+                     {"seconds", skipped.seconds}};
+  lines_.append(line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+  events_.scalar("train/skipped_steps", skipped.step, static_cast<double>(skipped.skipped_steps));
+}
+
 void MetricsLog::write(const ValidationMetrics& metrics) {
   const Json line = {{"step", metrics.step},
                      {"validation_loss", metrics.validation_loss},
@@ -89,6 +101,11 @@ std::string progress_line(const StepMetrics& metrics, std::int64_t total_steps, 
          format_number("  %.0f tokens/s", metrics.tokens_per_second()) +
          format_number("  %.1f GB", static_cast<double>(metrics.peak_rss_bytes) / 1e9) + "  " +
          duration_text(seconds_left) + " left";
+}
+
+std::string progress_line(const SkippedStep& skipped, std::int64_t total_steps) {
+  return step_text(skipped.step, total_steps) + "  skipped (" + std::to_string(skipped.skipped_steps) +
+         "): " + skipped.non_finite + " is not finite; samples " + skipped.samples;
 }
 
 std::string progress_line(const ValidationMetrics& metrics, std::int64_t total_steps) {

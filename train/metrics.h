@@ -26,6 +26,17 @@ struct StepMetrics {
   [[nodiscard]] double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 
+/// A step that updated nothing because its loss or gradient was not finite.
+struct SkippedStep {
+  std::int64_t step = 0;           // steps done, this one included
+  std::int64_t skipped_steps = 0;  // of those, the ones skipped
+  std::string non_finite;          // the first tensor that was not finite
+  std::string samples;             // of the micro-batch that it belongs to, as their token files know them
+  std::int64_t tokens = 0;
+  std::int64_t learned_tokens = 0;
+  double seconds = 0;
+};
+
 /// One pass over the validation data.
 struct ValidationMetrics {
   std::int64_t step = 0;  // steps done before it; 0 for the untrained model
@@ -42,6 +53,7 @@ class MetricsLog {
   MetricsLog(const std::filesystem::path& run_dir, std::int64_t steps_done);
 
   void write(const StepMetrics& metrics);
+  void write(const SkippedStep& skipped);
   void write(const ValidationMetrics& metrics);
   /// Shows the recipe in TensorBoard.
   void write_recipe(std::string_view yaml);
@@ -53,6 +65,8 @@ class MetricsLog {
 
 /// "step 12/340  loss 2.3140  lr 1.80e-04  grad 0.83  412 tokens/s  12.1 GB  3:05 left"
 [[nodiscard]] std::string progress_line(const StepMetrics& metrics, std::int64_t total_steps, double seconds_left);
+/// "step 12/340  skipped (1): the gradient of NAME is not finite; samples train.h5 (chats.jsonl:12)"
+[[nodiscard]] std::string progress_line(const SkippedStep& skipped, std::int64_t total_steps);
 /// "step 12/340  validation loss 2.1020  (4096 tokens, 3.1 s)"
 [[nodiscard]] std::string progress_line(const ValidationMetrics& metrics, std::int64_t total_steps);
 

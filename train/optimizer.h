@@ -38,8 +38,8 @@ class AdamW {
   AdamW(ParameterSet& parameters, AdamWOptions options);
 
   /// Takes the accumulated gradients as sums over `weight_sum`: divides them by it, clips their norm, updates the
-  /// parameters and zeroes the gradients. Returns the norm before clipping. Throws NonFiniteError, having changed no
-  /// parameter, if it is not finite.
+  /// parameters and zeroes the gradients. Returns the norm before clipping. Throws NonFiniteError, having changed
+  /// nothing, if it is not finite.
   double step(double learning_rate, double weight_sum);
 
   [[nodiscard]] std::int64_t steps_done() const { return steps_done_; }

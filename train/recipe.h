@@ -87,6 +87,7 @@ struct Recipe {
     double adam_epsilon = 1e-8;
     OptimizerState optimizer_state = OptimizerState::kFloat32;
     double max_grad_norm = 1.0;
+    std::int64_t max_skipped_steps = 3;  // whose loss or gradient is not finite; one more ends the run
     Recompute recompute = Recompute::kAuto;
     std::optional<double> memory_limit;  // GiB that may be resident, mapped weights counted; null: what is free
     std::int64_t mxfp4_finish_steps =

@@ -207,6 +207,14 @@ struct Codec<std::vector<T>> {
     out = std::move(values);
     return true;
   }
+  /// The first item that cannot be read.
+  static const YamlNode* culprit(const YamlNode& node, const Range& range) {
+    for (const YamlNode& item : node.items) {
+      T value{};
+      if (!Codec<T>::read(item, range, value)) return &item;
+    }
+    return &node;
+  }
   static std::string write(const std::vector<T>& values) {
     std::string text;
     for (const T& value : values) text += (text.empty() ? "" : ", ") + Codec<T>::write(value);
@@ -295,6 +303,18 @@ struct Codec<std::map<std::string, T>> {
     }
     out = std::move(values);
     return true;
+  }
+  /// The first name or value that cannot be read, or the name that is there a second time.
+  static const YamlNode* culprit(const YamlNode& node, const Range& range) {
+    std::map<std::string, T> values;
+    for (const auto& [key, node_value] : node.entries) {
+      std::string name;
+      T value{};
+      if (!Codec<std::string>::read(key, {}, name)) return &key;
+      if (!Codec<T>::read(node_value, range, value)) return &node_value;
+      if (!values.emplace(name, value).second) return &key;
+    }
+    return &node;
   }
   static std::string write(const std::map<std::string, T>& values) {
     std::string text;

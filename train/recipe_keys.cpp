@@ -140,6 +140,10 @@ std::vector<RecipeKey> make_keys() {
           "train.max_grad_norm", "Gradients are scaled down to this norm",
           [](auto& r) -> auto& { return r.train.max_grad_norm; }, above(0)),
       key(
+          "train.max_skipped_steps",
+          "Steps that may be left out because their loss or gradient is not finite; one more ends the run",
+          [](auto& r) -> auto& { return r.train.max_skipped_steps; }, at_least(0)),
+      key(
           "train.recompute", "Compute layers again in the backward pass: auto as few as memory allows",
           [](auto& r) -> auto& { return r.train.recompute; }),
       key(

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
+#include <sstream>
 #include <string_view>
 
 namespace ossature {
@@ -21,7 +22,7 @@ class Converter {
     result.column = node.Mark().column + 1;
     if (depth > kMaxDepth || ++num_nodes_ > kMaxNodes)
       throw YamlSyntaxError{result.line, result.column,
-                            "values nest too deep or repeat too often; a recipe has sections and keys"};
+                            "values nest too deep or repeat too often; expected sections with keys and nothing deeper"};
     switch (node.Type()) {
       case YAML::NodeType::Undefined:
       case YAML::NodeType::Null:
@@ -61,6 +62,17 @@ bool is_plain(const std::string& text) {
   return std::all_of(text.begin(), text.end(), is_safe) && (std::isalpha(first) != 0 || first == '/' || first == '_');
 }
 
+/// What to do about text that the YAML library refuses in the 1-based `line`.
+std::string way_out(const std::string& text, int line) {
+  std::istringstream lines(text);
+  std::string found;
+  for (int i = 0; i < line && std::getline(lines, found); ++i) {
+  }
+  const std::size_t first = found.find_first_not_of(" \t");
+  if (found.substr(0, first).find('\t') != std::string::npos) return "; the line begins with a tab: use spaces";
+  return "; expected lines of `key: value` that are indented by spaces, alike within a section";
+}
+
 }  // namespace
 
 YamlNode parse_yaml(const std::string& text) {
@@ -78,7 +90,8 @@ YamlNode parse_yaml(const std::string& text) {
     }
     return Converter().convert(documents.front(), 0);
   } catch (const YAML::Exception& error) {
-    throw YamlSyntaxError{std::max(error.mark.line + 1, 1), std::max(error.mark.column + 1, 1), error.msg};
+    const int line = std::max(error.mark.line + 1, 1);
+    throw YamlSyntaxError{line, std::max(error.mark.column + 1, 1), error.msg + way_out(text, line)};
   }
 }
 

@@ -106,8 +106,10 @@ RunPosition read_position(const fs::path& path, std::int64_t step, std::uint32_t
                                 saved_file.at("tokens").get<std::int64_t>(), saved_file.at("weight").get<double>()});
     }
     std::int64_t tensors = 0, own = 0;
-    is_whole = read_count("step", position.step) && position.step == step && read_count("epoch", position.data.epoch) &&
-               read_count("batch", position.data.batch) && read_count("batches_in_epoch", position.batches_in_epoch) &&
+    is_whole = read_count("step", position.step) && position.step == step &&
+               read_count("skipped_steps", position.skipped_steps) && position.skipped_steps <= step &&
+               read_count("epoch", position.data.epoch) && read_count("batch", position.data.batch) &&
+               read_count("batches_in_epoch", position.batches_in_epoch) &&
                position.data.batch <= position.batches_in_epoch &&
                read_count("evaluations_without_gain", position.evaluations_without_gain) &&
                read_count("best_step", position.best_step) && read_count("tensors_crc32c", tensors) &&
@@ -203,6 +205,7 @@ void save_run_state(const fs::path& run_dir, const RunPosition& position, const 
         {{"contents", file.fingerprint}, {"samples", file.samples}, {"tokens", file.tokens}, {"weight", file.weight}});
   }
   nlohmann::json json = {{"step", position.step},
+                         {"skipped_steps", position.skipped_steps},
                          {"tensors_crc32c", tensors_crc32c},
                          {"training_files", files},
                          {"epoch", position.data.epoch},
@@ -236,7 +239,7 @@ std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterS
       const SavedState saved = read_state(it->second, it->first, parameters, optimizer);
       at::NoGradGuard no_grad;
       parameters.values().copy_(saved.values);
-      optimizer.restore(saved.position.step, saved.moments);
+      optimizer.restore(saved.position.step - saved.position.skipped_steps, saved.moments);
       return saved.position;
     } catch (const DamagedState& damage) {
       if (on_damage) on_damage(damage.what());

@@ -20,7 +20,8 @@
 namespace ossature {
 
 struct RunPosition {
-  std::int64_t step = 0;  // optimizer steps done
+  std::int64_t step = 0;           // steps done
+  std::int64_t skipped_steps = 0;  // of those, steps that updated nothing as their loss or gradient was not finite
   LoaderPosition data;
   std::int64_t batches_in_epoch = 0;  // of the epoch of `data`: tells other rows from those that the run began with
   std::vector<TrainingFileIdentity> files;  // that the run began with

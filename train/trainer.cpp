@@ -7,6 +7,7 @@
 #include <iomanip>
 #include <iostream>
 #include <limits>
+#include <span>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -22,6 +23,7 @@
 #include "train/memory_plan.h"
 #include "train/memory_use.h"
 #include "train/metrics.h"
+#include "train/non_finite.h"
 #include "train/optimizer.h"
 #include "train/run_folder.h"
 #include "train/run_state.h"
@@ -33,6 +35,10 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
+
+constexpr const char* kNonFiniteHelp =
+    ". A lower train.learning_rate or dtype: float32 usually helps; damaged weights and extreme loss weights give this "
+    "too";
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -100,9 +106,10 @@ class Run {
     describe();
     if (position_.step == 0) validate();
     while (position_.step < total_steps_ && !stopped_early_) {
-      const StepMetrics metrics = step();
-      metrics_->write(metrics);
-      std::cerr << progress_line(metrics, total_steps_, seconds_left(metrics.seconds)) << std::endl;
+      if (const auto metrics = step()) {
+        metrics_->write(*metrics);
+        std::cerr << progress_line(*metrics, total_steps_, seconds_left(metrics->seconds)) << std::endl;
+      }
 
       const bool is_last = position_.step == total_steps_;
       if (is_last || is_due(recipe_.evaluation.every_steps)) validate();
@@ -113,6 +120,8 @@ class Run {
       }
     }
     save();
+    if (position_.step > 0 && updates_done() == 0)
+      throw NonFiniteError(std::string("no step had a finite loss and gradient; nothing was learned") + kNonFiniteHelp);
     if (position_.best.defined()) model_.parameters().values().copy_(position_.best);
     model_.save(recipe_.output_dir, on_grid(position_.best.defined() ? position_.best_step : position_.step));
     std::cerr << "wrote "
@@ -121,8 +130,9 @@ class Run {
   }
 
  private:
-  /// One optimizer step: its micro-batches, the update, and what happened.
-  StepMetrics step() {
+  /// One optimizer step: its micro-batches, the update, and what happened. nullopt if the step updated nothing, its
+  /// loss or gradient not being finite; throws NonFiniteError if that was one step too many.
+  std::optional<StepMetrics> step() {
     const auto start = Clock::now();
     const auto accumulation = recipe_.train.gradient_accumulation_steps;
     const auto num_micro_batches = std::min(accumulation, total_micro_batches_ - position_.step * accumulation);
@@ -133,18 +143,19 @@ class Run {
     options.experts_on_grid = on_grid(position_.step);
     options.pager = pager_ ? &*pager_ : nullptr;
     const bool drops = recipe_.train.mode == TrainMode::kLora && recipe_.lora.lora_dropout > 0.0;
+    std::vector<Batch> batches(static_cast<std::size_t>(num_micro_batches));
+    std::vector<TokenRows> rows;
     for (std::int64_t done = 0; done < num_micro_batches; done += plan_.micro_batches_together) {
       const auto together = std::min(plan_.micro_batches_together, num_micro_batches - done);
-      std::vector<Batch> batches;
-      for (std::int64_t i = 0; i < together; ++i) batches.push_back(loader_.next());
-      std::vector<TokenRows> rows;
-      for (const Batch& batch : batches) {
-        const auto i = done + static_cast<std::int64_t>(rows.size());
+      for (std::int64_t i = done; i < done + together; ++i) {
+        Batch& batch = batches[static_cast<std::size_t>(i)];
+        batch = loader_.next();
         rows.push_back(rows_of(batch));
         if (drops) rows.back().dropout_seed = dropout_seed(recipe_.train.seed, position_.step, i);
         metrics.tokens += static_cast<std::int64_t>(batch.tokens.size());
       }
-      const LossSum part = backpropagate(model_.transformer(), rows, options);
+      const LossSum part =
+          backpropagate(model_.transformer(), std::span(rows).last(static_cast<std::size_t>(together)), options);
       sum.loss += part.loss;
       sum.weight += part.weight;
       metrics.learned_tokens += part.num_learned;
@@ -154,19 +165,16 @@ class Run {
                       " has no learned token; every loss weight in it is 0. Look at the data with ossature inspect");
     }
     metrics.loss = sum.loss / sum.weight;
-    if (!std::isfinite(metrics.loss)) {
-      save();
-      throw NonFiniteError("step " + std::to_string(position_.step + 1) +
-                           ": the loss is not a finite number; nothing was updated. The last good step is in " +
-                           (recipe_.output_dir / "checkpoints").string() +
-                           "; a lower train.learning_rate usually helps");
-    }
-    metrics.learning_rate = learning_rate(schedule_, position_.step, total_steps_);
+    metrics.learning_rate = learning_rate(schedule_, updates_done(), total_steps_);
+    bool is_finite = std::isfinite(metrics.loss);
     try {
-      metrics.grad_norm = optimizer_.step(metrics.learning_rate, sum.weight);
+      if (is_finite) metrics.grad_norm = optimizer_.step(metrics.learning_rate, sum.weight);
     } catch (const NonFiniteError&) {
-      save();
-      throw;
+      is_finite = false;
+    }
+    if (!is_finite) {
+      skip(batches, rows, options, metrics, start);
+      return std::nullopt;
     }
     position_.step += 1;
     position_.data = loader_.position();
@@ -176,6 +184,35 @@ class Run {
     training_seconds_ += metrics.seconds;
     ++steps_here_;
     return metrics;
+  }
+
+  /// Passes over the step that these micro-batches are of; if too many were already, saves the step before and throws
+  /// NonFiniteError.
+  void skip(const std::vector<Batch>& batches, const std::vector<TokenRows>& rows,
+            const BackpropagationOptions& options, const StepMetrics& metrics, Clock::time_point start) {
+    const NonFinite found = find_non_finite(model_.transformer(), model_.parameters(), rows, options);
+    SkippedStep skipped;
+    skipped.tokens = metrics.tokens;
+    skipped.learned_tokens = metrics.learned_tokens;
+    skipped.step = position_.step + 1;
+    skipped.skipped_steps = position_.skipped_steps + 1;
+    skipped.non_finite = found.tensor;
+    skipped.samples = sources_of(batches[found.micro_batch], files_.training);
+    if (skipped.skipped_steps > recipe_.train.max_skipped_steps) {
+      save();
+      throw NonFiniteError("step " + std::to_string(skipped.step) + ": " + found.tensor + " is not finite; samples " +
+                           skipped.samples + "; " + std::to_string(position_.skipped_steps) +
+                           " steps were skipped for such before, and train.max_skipped_steps is " +
+                           std::to_string(recipe_.train.max_skipped_steps) +
+                           ". Nothing was updated; the step before is in " +
+                           (recipe_.output_dir / "checkpoints").string() + kNonFiniteHelp);
+    }
+    position_.step = skipped.step;
+    position_.skipped_steps = skipped.skipped_steps;
+    position_.data = loader_.position();
+    skipped.seconds = seconds_since(start);
+    metrics_->write(skipped);
+    std::cerr << progress_line(skipped, total_steps_) << std::endl;
   }
 
   void validate() {
@@ -259,6 +296,8 @@ class Run {
     return recipe_.train.mode == TrainMode::kFull && recipe_.train.mxfp4_finish_steps > 0 &&
            step >= total_steps_ - recipe_.train.mxfp4_finish_steps;
   }
+  /// The steps that the optimizer and the learning rate know of.
+  [[nodiscard]] std::int64_t updates_done() const { return position_.step - position_.skipped_steps; }
   [[nodiscard]] bool is_due(const std::optional<std::int64_t>& every) const {
     return every && position_.step % *every == 0;
   }

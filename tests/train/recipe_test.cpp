@@ -48,7 +48,7 @@ lora:  {r: 8, lora_alpha: 16, lora_dropout: 0.0, use_rslora: false, target_modul
 data:  {train: t.h5, validation: null, sequence_length: 4096, packing: true, shuffle: true}
 train: {micro_batch_size: 1, gradient_accumulation_steps: 8, epochs: 1, max_steps: null, learning_rate: 2.0e-4,
         lr_scheduler: cosine, warmup_steps: 10, min_lr_ratio: 0.1, weight_decay: 0.0, adam_beta1: 0.9, adam_beta2: 0.999,
-        adam_epsilon: 1.0e-8, max_grad_norm: 1.0, recompute: auto, memory_limit: null, seed: 0}
+        adam_epsilon: 1.0e-8, max_grad_norm: 1.0, max_skipped_steps: 3, recompute: auto, memory_limit: null, seed: 0}
 evaluation: {every_steps: 100, early_stopping_patience: null}
 checkpoint: {every_steps: 100, keep: 3}
 )";
@@ -204,13 +204,13 @@ INSTANTIATE_TEST_SUITE_P(
         BadRecipe{"lora: {target_modules: q_proj}\n",
                   "r.yaml:4:24: lora.target_modules is \"q_proj\"; expected a list, each a text"},
         BadRecipe{"lora: {target_modules: [q_proj, ~]}\n",
-                  "r.yaml:4:24: lora.target_modules is a list; expected a list, each a text"},
+                  "r.yaml:4:33: lora.target_modules holds null; expected a list, each a text"},
         BadRecipe{"lora: {layers_to_transform: [0, -1]}\n",
-                  "r.yaml:4:29: lora.layers_to_transform is a list; expected a list, each an integer >= 0"},
-        BadRecipe{
-            "lora: {rank_pattern: {q_proj: 2, q_proj: 3}}\n",
-            "r.yaml:4:22: lora.rank_pattern is a map; expected a map from names, each value an integer >= 1 and <= "
-            "4096"}));
+                  "r.yaml:4:33: lora.layers_to_transform holds \"-1\"; expected a list, each an integer >= 0"},
+        BadRecipe{"lora: {rank_pattern: {q_proj: 2, q_proj: 3}}\n",
+                  "r.yaml:4:34: lora.rank_pattern holds \"q_proj\"; expected a map from names, each value an integer "
+                  ">= 1 and "
+                  "<= 4096"}));
 
 INSTANTIATE_TEST_SUITE_P(
     Keys, RecipeErrors,
@@ -229,7 +229,8 @@ INSTANTIATE_TEST_SUITE_P(
             "train: 3\n",
             "r.yaml:4:8: train is \"3\"; expected a map with the keys mode, micro_batch_size, "
             "gradient_accumulation_steps, epochs, max_steps, learning_rate, lr_scheduler, warmup_steps, min_lr_ratio, "
-            "weight_decay, adam_beta1, adam_beta2, adam_epsilon, optimizer_state, max_grad_norm, recompute, "
+            "weight_decay, adam_beta1, adam_beta2, adam_epsilon, optimizer_state, max_grad_norm, "
+            "max_skipped_steps, recompute, "
             "memory_limit, mxfp4_finish_steps, seed, threads"},
         BadRecipe{"train: {<<: {seed: 1}}\n", "r.yaml:4:9: a YAML merge key; recipes do not merge: write the keys out"},
         BadRecipe{"[a]: 1\n",

@@ -160,6 +160,7 @@ std::vector<std::pair<std::string, Change>> free_changes() {
           {"train.adam_beta2", [](Recipe& r) { r.train.adam_beta2 = 0.3; }},
           {"train.adam_epsilon", [](Recipe& r) { r.train.adam_epsilon = 0.3; }},
           {"train.max_grad_norm", [](Recipe& r) { r.train.max_grad_norm = 0.3; }},
+          {"train.max_skipped_steps", [](Recipe& r) { r.train.max_skipped_steps = 0; }},
           {"train.recompute", [](Recipe& r) { r.train.recompute = Recompute::kOn; }},
           {"train.memory_limit", [](Recipe& r) { r.train.memory_limit = 9.5; }},
           {"train.mxfp4_finish_steps", [](Recipe& r) { r.train.mxfp4_finish_steps = 3; }},

@@ -87,7 +87,8 @@ TEST_P(RunStateOf, RoundTrip) {
   const std::vector<ParameterSpec> specs = {{"a", {3, 201}, true}, {"b", {4}, false}};
   Trained trained(specs, GetParam());
   trained.step(5);
-  RunPosition at = position(5);
+  RunPosition at = position(6);
+  at.skipped_steps = 1;  // the optimizer has done five
   at.best = trained.parameters.values() * 2.0;
   at.best_step = 4;
   save_run_state(run_dir_, at, trained.parameters, trained.optimizer, 3);
@@ -95,12 +96,13 @@ TEST_P(RunStateOf, RoundTrip) {
   Trained restored(specs, GetParam());
   const auto found = restore_run_state(run_dir_, restored.parameters, restored.optimizer);
   ASSERT_TRUE(found);
-  EXPECT_EQ(found->step, 5);
+  EXPECT_EQ(found->step, 6);
   EXPECT_EQ(found->data, (LoaderPosition{3, 7}));
   EXPECT_EQ(found->batches_in_epoch, 11);
   EXPECT_EQ(found->files, at.files);
   EXPECT_EQ(found->best_validation_loss, 0.1 + 0.2);
   EXPECT_EQ(found->evaluations_without_gain, 2);
+  EXPECT_EQ(found->skipped_steps, 1);
   EXPECT_EQ(found->best_step, 4);
   EXPECT_TRUE(at::equal(found->best, trained.parameters.values() * 2.0));
   EXPECT_TRUE(at::equal(restored.parameters.values(), trained.parameters.values()));

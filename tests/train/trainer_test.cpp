@@ -213,12 +213,13 @@ TEST_F(Trainer, NonFiniteLossLeavesTheLastGoodStepFails) {
   train(recipe_, false);
   recipe_.train.max_steps = 5;
   recipe_.train.lr_scheduler = LrScheduler::kConstant;
+  recipe_.train.max_skipped_steps = 0;
   recipe_.output_dir = scratch_.path() / "broken";
   try {
     train(recipe_, false);
     FAIL() << "five steps with an infinite loss";
   } catch (const NonFiniteError& error) {
-    EXPECT_NE(std::string(error.what()).find("step 2"), std::string::npos) << error.what();
+    EXPECT_TRUE(std::string(error.what()).starts_with("step 2: ")) << error.what();
   }
   EXPECT_EQ(metrics_with(recipe_.output_dir, "loss").size(), 1u);
   EXPECT_FALSE(fs::exists(recipe_.output_dir / "adapter"));
@@ -240,9 +241,93 @@ TEST_F(Trainer, NonFiniteWeightsFailAtTheFirstStep) {
   std::memcpy(bytes.data() + 8 + header_size + norm->begin, &infinity, sizeof infinity);
   scratch_.write("base/model.safetensors", bytes);
   recipe_.base_model = base;
+  recipe_.train.max_skipped_steps = 0;
   EXPECT_THROW(train(recipe_, false), NonFiniteError);
   EXPECT_TRUE(metrics_with(run_dir_, "loss").empty());
   EXPECT_TRUE(fs::exists(run_dir_ / "checkpoints/step-0/state.safetensors"));
+
+  recipe_.train.max_skipped_steps = 5;  // as many as there are: then nothing was learned, which is no result
+  recipe_.output_dir = scratch_.path() / "skipped";
+  EXPECT_THROW(train(recipe_, false), NonFiniteError);
+  EXPECT_EQ(metrics_with(recipe_.output_dir, "skipped_steps").size(), 5u);
+  EXPECT_FALSE(fs::exists(recipe_.output_dir / "adapter"));
+}
+
+/// Six samples, the fourth with a loss that no float32 holds.
+class SkippedSteps : public Trainer {
+ protected:
+  SkippedSteps() {
+    std::vector<TokenSample> samples = random_samples(6, 4);
+    TokenFileWriter all(scratch_.path() / "all.h5", 128, ""), good(scratch_.path() / "good.h5", 128, "");
+    for (std::size_t s = 0; s < samples.size(); ++s) {
+      if (s == 3) samples[s].loss_weights.assign(samples[s].tokens.size(), std::numeric_limits<float>::max());
+      all.add(samples[s].tokens, samples[s].loss_weights, "chats.jsonl:" + std::to_string(s + 1));
+      if (s != 3) good.add(samples[s].tokens, samples[s].loss_weights);
+    }
+    all.finish();
+    good.finish();
+    recipe_.data.train = {{scratch_.path() / "all.h5"}};
+    recipe_.train.epochs = 1;
+    recipe_.train.max_steps = std::nullopt;
+    recipe_.train.lr_scheduler = LrScheduler::kConstant;
+    recipe_.train.warmup_steps = 5;
+  }
+};
+
+TEST_F(SkippedSteps, IsToOptimizerAndScheduleAsIfItHadNotBeen) {
+  train(recipe_, false);
+  const auto skipped = metrics_with(run_dir_, "skipped_steps");
+  ASSERT_EQ(skipped.size(), 1u);
+  EXPECT_EQ(skipped[0]["step"], 4);
+  EXPECT_EQ(skipped[0]["skipped_steps"], 1);
+  EXPECT_EQ(skipped[0]["samples"], (scratch_.path() / "all.h5").string() + " (chats.jsonl:4)");
+  EXPECT_NE(skipped[0]["non_finite"], "");
+  EXPECT_NE(progress_.text().find("step 4/6  skipped (1): "), std::string::npos) << progress_.text();
+  EXPECT_EQ(metrics_with(run_dir_, "loss").size(), 5u);
+
+  Recipe without = recipe_;
+  without.data.train = {{scratch_.path() / "good.h5"}};
+  without.output_dir = scratch_.path() / "without";
+  train(without, false);
+  EXPECT_TRUE(at::equal(adapter_values(run_dir_), adapter_values(without.output_dir)));
+}
+
+TEST_F(SkippedSteps, IsResumedOverExactly) {
+  recipe_.lora.lora_dropout = 0.3;
+  train(recipe_, false);
+  for (const char* at : {"step 3/6  loss", "step 4/6  skipped", "step 5/6  loss"}) {
+    SCOPED_TRACE(at);
+    Recipe parts = recipe_;
+    parts.output_dir = scratch_.path() / std::string(at, 6);
+    {
+      const CapturedProgress interrupted(at);
+      EXPECT_THROW(train(parts, false), InterruptedError);
+    }
+    train(parts, true);
+    EXPECT_EQ(metrics_with(parts.output_dir, "skipped_steps").size(), 1u);
+    EXPECT_TRUE(at::equal(adapter_values(parts.output_dir), adapter_values(run_dir_)));
+  }
+}
+
+TEST_F(SkippedSteps, EndsTheRunWhereTheBoundIsReached) {
+  recipe_.train.max_skipped_steps = 1;
+  recipe_.train.epochs = 3;
+  const std::string source = (scratch_.path() / "all.h5").string() + " (chats.jsonl:4)";
+  for (const bool resume : {false, true}) {  // the count is in the checkpoint
+    try {
+      train(recipe_, resume);
+      ADD_FAILURE() << "skipped two steps";
+    } catch (const NonFiniteError& error) {
+      const std::string what = error.what();
+      EXPECT_TRUE(what.starts_with("step 10: the ")) << what;
+      EXPECT_NE(what.find(" is not finite; samples " + source), std::string::npos) << what;
+    }
+    EXPECT_EQ(metrics_with(run_dir_, "loss").size(), 8u);
+    EXPECT_EQ(metrics_with(run_dir_, "skipped_steps").size(), 1u);
+  }
+  recipe_.train.max_skipped_steps = 3;
+  train(recipe_, true);
+  EXPECT_EQ(metrics_with(run_dir_, "skipped_steps").size(), 3u);
 }
 
 TEST_F(Trainer, TellsWhatAnEpochReads) {
