@@ -126,11 +126,12 @@ class Compare : public testing::Test {
   void SetUp() override {
     model_ = workspace_.small_model();
     const std::string recipe = workspace_.write(
-        "r.yaml", "base_model: " + model_ + "\noutput_dir: " + workspace_.path("run") +
-                      "\nlora: {r: 4, target_modules: [q_proj, o_proj]}\ndata: {train: " + workspace_.tokens(4) +
-                      ", sequence_length: 256}\n"
-                      "train: {max_steps: 2, gradient_accumulation_steps: 1, learning_rate: 1.0e-1}\n");
-    (void)run_program({"train", recipe});
+        "r.yaml",
+        "base_model: " + model_ + "\noutput_dir: " + workspace_.path("run") +
+            "\nlora: {r: 4, target_modules: [q_proj, o_proj]}\ndata: {train: " + workspace_.tokens(4) +
+            ", sequence_length: 256}\n"
+            "train: {max_steps: 2, warmup_steps: 0, gradient_accumulation_steps: 1, learning_rate: 1.0e-1}\n");
+    output_of({"train", recipe});
     adapter_ = workspace_.path("run/adapter");
   }
   std::vector<std::string> generate(const std::vector<std::string>& more) const {
