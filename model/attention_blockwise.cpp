@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include "model/attention_kernels.h"
+#include "model/vector_library.h"
 
 namespace ossature {
 namespace {
@@ -60,6 +61,7 @@ at::Tensor scores_of(const at::Tensor& queries, const at::Tensor& keys, const Bl
 }  // namespace
 
 AttentionResult blockwise_forward(const AttentionInputs& in) {
+  settle_vector_library();
   const auto key_heads = in.k.size(1), past = in.k.size(0) - in.q.size(0);
   const at::Tensor sinks = in.sinks.view({key_heads, -1, 1});
   AttentionResult all{at::empty(in.q.sizes(), in.q.options()),

@@ -1,6 +1,7 @@
 #include "model/experts.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "model/expert_assignments.h"

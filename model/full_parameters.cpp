@@ -1,6 +1,7 @@
 #include "model/full_parameters.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "model/checkpoint_writer.h"
 #include "model/staging_directory.h"

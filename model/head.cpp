@@ -1,6 +1,7 @@
 #include "model/head.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
 #include "model/cross_entropy.h"

@@ -1,6 +1,7 @@
 #include "model/linear_tiled.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "model/tiled_parts.h"

@@ -1,6 +1,7 @@
 #include "model/past_attention.h"
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "model/attention_kernels.h"
 

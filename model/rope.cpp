@@ -7,6 +7,7 @@
 #include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "model/vector_library.h"
 #include "model/vector_math.h"
 
 namespace ossature {
@@ -45,6 +46,7 @@ double yarn_concentration(const RopeScaling& scaling) {
 }
 
 RopeTable rope_table(const ModelConfig& config, const at::Tensor& positions) {
+  settle_vector_library();
   const at::Tensor frequencies =
       at::tensor(yarn_inverse_frequencies(config), at::kDouble).to(at::kFloat).to(positions.device());
   const at::Tensor angles = at::outer(positions.to(at::kFloat), frequencies);

@@ -359,8 +359,8 @@ std::int16_t to_integers(float* values, std::int16_t* integers) {
 std::vector<Kernel> kernels() {
   std::vector<Kernel> found;
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) found.push_back(Kernel::kAvx512);
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found.push_back(Kernel::kAvx2);
+  if (instructions() >= Instructions::kAvx512) found.push_back(Kernel::kAvx512);
+  if (instructions() >= Instructions::kAvx2) found.push_back(Kernel::kAvx2);
 #endif
   found.push_back(Kernel::kPlain);
   return found;

@@ -4,6 +4,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 
 #include "model/swiglu.h"
 #include "model/vector_math.h"
@@ -27,23 +28,14 @@ void for_rows(std::int64_t rows, const Work& work) {
   });
 }
 
-template <typename T>
-OSSATURE_INLINE float dot(const float* a, const T* b, std::int64_t size) {
-  float sum = 0.0f;
+struct Dot {
+  OSSATURE_INLINE static float run(const float* a, const float* b, std::int64_t size) {
+    float sum = 0.0f;
 #pragma omp simd reduction(+ : sum)
-  for (std::int64_t i = 0; i < size; ++i) sum += a[i] * load(b[i]);
-  return sum;
-}
-OSSATURE_WIDE float dot_wide(const float* a, const float* b, std::int64_t size) {
-  return dot(a, b, size);
-}
-OSSATURE_AVX2 float dot_avx2(const float* a, const float* b, std::int64_t size) {
-  return dot(a, b, size);
-}
-float dot_plain(const float* a, const float* b, std::int64_t size) {
-  return dot(a, b, size);
-}
-const auto fastest_dot = vector_math::fastest(dot_wide, dot_avx2, dot_plain);
+    for (std::int64_t i = 0; i < size; ++i) sum += a[i] * b[i];
+    return sum;
+  }
+};
 
 /// What is added to a row of products: bias and low-rank pair of one weight.
 struct Additions {
@@ -55,7 +47,7 @@ struct Additions {
 
   [[nodiscard]] float at(std::int64_t row, std::int64_t n) const {
     const float added = bias != nullptr ? bias[row] : 0.0f;
-    return rank == 0 ? added : added + scale * dot(b + row * rank, reduced + n * rank, rank);
+    return rank == 0 ? added : added + scale * Dot::run(b + row * rank, reduced + n * rank, rank);
   }
 };
 
@@ -64,7 +56,8 @@ void reduce(const at::Tensor& a, const float* x, std::int64_t count, float* out)
   const auto rank = a.size(0), size = a.size(1);
   const float* rows = a.const_data_ptr<float>();
   at::parallel_for(0, count * rank, 4, [&](std::int64_t begin, std::int64_t end) {
-    for (auto n = begin; n < end; ++n) out[n] = fastest_dot(rows + n % rank * size, x + n / rank * size, size);
+    for (auto n = begin; n < end; ++n)
+      out[n] = vector_math::run_fastest<Dot>(rows + n % rank * size, x + n / rank * size, size);
   });
 }
 

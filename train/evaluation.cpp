@@ -43,7 +43,7 @@ void add(Group& group, std::size_t sample, float log_prob, float weight, bool is
 
 }  // namespace
 
-Estimate jackknife(const std::vector<RatioTerm>& terms) {
+Ratio jackknife(const std::vector<RatioTerm>& terms) {
   RatioTerm sum;
   double count = 0.0;
   for (const RatioTerm& term : terms) {
@@ -53,7 +53,7 @@ Estimate jackknife(const std::vector<RatioTerm>& terms) {
     ++count;
   }
   if (count == 0.0) return {std::numeric_limits<double>::quiet_NaN(), std::nullopt};
-  Estimate estimate{sum.numerator / sum.denominator, std::nullopt};
+  Ratio estimate{sum.numerator / sum.denominator, std::nullopt};
   if (count < 2.0) return estimate;
   double mean = 0.0, squares = 0.0;
   const auto without = [&](const RatioTerm& term) {

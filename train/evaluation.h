@@ -26,14 +26,14 @@ struct RatioTerm {
 };
 
 /// A ratio of sums; `margin` is half of its interval, none with fewer than two samples.
-struct Estimate {
+struct Ratio {
   double value = 0.0;
   std::optional<double> margin;
 };
 
 /// Sum of numerators over sum of denominators, its margin 1.96 standard errors by the jackknife (Efron and Stein,
 /// 1981). Terms without a denominator are no samples of it. NaN if there is none.
-[[nodiscard]] Estimate jackknife(const std::vector<RatioTerm>& terms);
+[[nodiscard]] Ratio jackknife(const std::vector<RatioTerm>& terms);
 
 /// A part of the tokens, or all of them.
 struct Group {

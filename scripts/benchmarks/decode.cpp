@@ -2,6 +2,7 @@
 // decode_benchmark MODEL TOKENS ROUNDS THREADS DTYPE prints JSON.
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 #include <atomic>

@@ -3,6 +3,7 @@
 #include <benchmark/benchmark.h>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "model/experts_kernels.h"
 #include "model/linear_tiled.h"

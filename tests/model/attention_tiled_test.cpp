@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include "model/attention_kernels.h"
 #include "model/bf16_tiles.h"

@@ -5,6 +5,8 @@
 
 #include <stdexcept>
 
+#include <ATen/core/grad_mode.h>
+
 #include "model/loaded_model.h"
 #include "tests/malformed/scratch.h"
 #include "tests/support/golden.h"

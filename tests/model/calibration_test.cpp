@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <ATen/core/grad_mode.h>
+
 #include "model/loaded_model.h"
 #include "tests/support/golden.h"
 

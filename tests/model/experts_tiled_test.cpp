@@ -5,6 +5,7 @@
 #include <vector>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 
 #include "model/bf16_tiles.h"
 #include "model/experts_kernels.h"

@@ -26,7 +26,8 @@ class DecoderTest : public ::testing::Test {
 
   void expect_logits_after(std::int64_t num_tokens, const at::Tensor& found) {
     const at::Tensor expected = expected_[num_tokens - 1];
-    EXPECT_LT((found - expected).abs().max().item<double>(), 2e-5) << "after " << num_tokens << " tokens";
+    // Logits of up to 6, summed in another order by each set of instructions: 1e-5 to 2e-5 apart.
+    EXPECT_LT((found - expected).abs().max().item<double>(), 4e-5) << "after " << num_tokens << " tokens";
   }
 };
 

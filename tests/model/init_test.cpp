@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <ATen/Parallel.h>
+
 #include <nlohmann/json.hpp>
 
 #include "model/checkpoint.h"

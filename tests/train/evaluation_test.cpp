@@ -17,13 +17,13 @@ namespace {
 
 TEST(Jackknife, OfAMeanIsItsStandardError) {
   // With equal denominators the jackknife is exactly s / sqrt(n): here s^2 = 5/3, n = 4.
-  const Estimate found = jackknife({{1, 1}, {2, 1}, {3, 1}, {4, 1}});
+  const Ratio found = jackknife({{1, 1}, {2, 1}, {3, 1}, {4, 1}});
   EXPECT_DOUBLE_EQ(found.value, 2.5);
   EXPECT_NEAR(found.margin.value(), 1.96 * std::sqrt(5.0 / 3.0 / 4.0), 1e-12);
 }
 
 TEST(Jackknife, LeavesOutWhatIsNoSample) {
-  const Estimate with = jackknife({{1, 2}, {0, 0}, {5, 3}, {2, 2}}), without = jackknife({{1, 2}, {5, 3}, {2, 2}});
+  const Ratio with = jackknife({{1, 2}, {0, 0}, {5, 3}, {2, 2}}), without = jackknife({{1, 2}, {5, 3}, {2, 2}});
   EXPECT_EQ(with.value, without.value);
   EXPECT_EQ(with.margin, without.margin);
   EXPECT_FALSE(jackknife({{1, 2}}).margin);
@@ -40,7 +40,7 @@ TEST(Jackknife, CoversTheTruthAsOftenAsItSays) {
       const double tokens = 20.0 + static_cast<double>(generator() % 200), difficulty = 2.0 + 0.5 * normal(generator);
       terms.push_back({tokens * difficulty, tokens});
     }
-    const Estimate found = jackknife(terms);
+    const Ratio found = jackknife(terms);
     if (std::abs(found.value - 2.0) < found.margin.value()) ++covered;
   }
   EXPECT_NEAR(covered / 2000.0, 0.95, 0.025);
@@ -50,7 +50,7 @@ TEST(Jackknife, PairsAreNarrowerThanEachAlone) {
   const std::vector<RatioTerm> base = {{10, 4}, {30, 5}, {4, 6}, {18, 5}};
   std::vector<RatioTerm> other = base;
   for (RatioTerm& term : other) term.numerator -= 0.5 * term.denominator;
-  const Estimate found = jackknife(difference(base, other));
+  const Ratio found = jackknife(difference(base, other));
   EXPECT_NEAR(found.value, -0.5, 1e-12);
   EXPECT_NEAR(found.margin.value(), 0.0, 1e-12);
 }

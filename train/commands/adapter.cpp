@@ -13,7 +13,7 @@
 #include "train/commands/adapter_options.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
-#include "train/commands/progress.h"
+#include "train/progress.h"
 
 namespace ossature {
 namespace {

@@ -9,10 +9,10 @@
 #include "data/sha256.h"
 #include "data/vocabulary.h"
 #include "train/calibration_data.h"
-#include "train/commands/progress.h"
 #include "train/errors.h"
 #include "train/evaluate.h"
 #include "train/interrupt.h"
+#include "train/progress.h"
 
 namespace ossature {
 namespace {

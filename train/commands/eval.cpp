@@ -11,8 +11,8 @@
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/model_options.h"
-#include "train/commands/progress.h"
 #include "train/evaluation.h"
+#include "train/progress.h"
 #include "train/visible_text.h"
 
 namespace ossature {
@@ -42,13 +42,13 @@ HarmonyTokens harmony_of(const Options& options, const TokenFileReader& file) {
   return HarmonyTokens::o200k(file.vocab_size());
 }
 
-nlohmann::json interval_of(const Estimate& estimate) {
+nlohmann::json interval_of(const Ratio& estimate) {
   if (!estimate.margin) return nullptr;
   return {estimate.value - *estimate.margin, estimate.value + *estimate.margin};
 }
 
 nlohmann::json to_json(const Group& group) {
-  const Estimate loss = jackknife(group.loss), accuracy = jackknife(group.accuracy);
+  const Ratio loss = jackknife(group.loss), accuracy = jackknife(group.accuracy);
   nlohmann::json result = {{"learned_tokens", group.num_learned}};
   if (group.num_learned == 0) {
     for (const char* key : {"loss", "perplexity", "accuracy"}) result[key] = nullptr;
@@ -68,8 +68,8 @@ nlohmann::json to_json(const Group& group) {
 nlohmann::json to_json(const Group& group, const Group* base) {
   nlohmann::json result = to_json(group);
   if (base == nullptr || group.num_learned == 0) return result;
-  const Estimate loss = jackknife(difference(base->loss, group.loss)),
-                 accuracy = jackknife(difference(base->accuracy, group.accuracy));
+  const Ratio loss = jackknife(difference(base->loss, group.loss)),
+              accuracy = jackknife(difference(base->accuracy, group.accuracy));
   result["base"] = to_json(*base);
   result["difference"] = {{"loss", loss.value},
                           {"loss_interval", interval_of(loss)},
@@ -89,7 +89,7 @@ nlohmann::json to_json(const Evaluation& found, const Evaluation* base) {
   return result;
 }
 
-std::string with_margin(const Estimate& estimate, double scale, int digits) {
+std::string with_margin(const Ratio& estimate, double scale, int digits) {
   char text[64];
   if (estimate.margin) {
     std::snprintf(text, sizeof text, "%.*f +- %.*f", digits, scale * estimate.value, digits, scale * *estimate.margin);

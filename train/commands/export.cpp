@@ -14,11 +14,11 @@
 #include "train/commands/adapter_options.h"
 #include "train/commands/calibrated_export.h"
 #include "train/commands/command.h"
-#include "train/commands/progress.h"
 #include "train/commands/verify.h"
 #include "train/errors.h"
 #include "train/interrupt.h"
 #include "train/model_card.h"
+#include "train/progress.h"
 #include "train/recipe.h"
 #include "train/verification.h"
 

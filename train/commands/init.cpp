@@ -5,7 +5,7 @@
 #include "model/checkpoint.h"
 #include "model/init.h"
 #include "train/commands/command.h"
-#include "train/commands/progress.h"
+#include "train/progress.h"
 
 namespace ossature {
 namespace {

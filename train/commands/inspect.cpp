@@ -5,8 +5,8 @@
 #include <memory>
 
 #include "train/commands/command.h"
-#include "train/commands/progress.h"
 #include "train/inspection.h"
+#include "train/progress.h"
 #include "train/token_report.h"
 
 namespace ossature {

@@ -7,11 +7,11 @@
 
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
-#include "train/commands/progress.h"
 #include "train/commands/sample_options.h"
 #include "train/errors.h"
 #include "train/interrupt.h"
 #include "train/prepare_report.h"
+#include "train/progress.h"
 
 namespace ossature {
 namespace {

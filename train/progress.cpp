@@ -1,4 +1,4 @@
-#include "train/commands/progress.h"
+#include "train/progress.h"
 
 #include <unistd.h>
 
