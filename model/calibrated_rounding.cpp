@@ -184,7 +184,10 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
 
   LayerPager pager(base);
   std::optional<CalibrationPass> pass;
-  if (num_layers > 0) pass.emplace(transformer, batches, &pager);
+  if (num_layers > 0) {
+    pass.emplace(transformer, batches, &pager);
+    base.release("model.embed_tokens.weight");  // not read again
+  }
   const auto num_tokens = pass ? pass->num_tokens() : 0;
   const Work work(config, num_tokens, options.settings);
   std::int64_t done = 0, total = num_layers * work.forward;

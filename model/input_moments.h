@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -18,7 +19,7 @@ struct InputMoments {
   at::Tensor mean;        // float32 [I]
 };
 
-/// Sums over tokens of all experts of a layer: 4 E I^2 bytes.
+/// Sums over tokens of all experts of a layer. Only half of each symmetric matrix is kept: 2 E I^2 bytes and some.
 class MomentSums {
  public:
   MomentSums(std::int64_t num_experts, std::int64_t features);
@@ -35,12 +36,15 @@ class MomentSums {
   [[nodiscard]] InputMoments moments(std::int64_t e);
 
  private:
+  struct Packed;
+  void add_experts(std::int64_t first_expert, const Packed& packed, const at::Tensor& p);
   [[nodiscard]] InputMoments own(std::int64_t e) const;
 
-  std::int64_t features_;
-  at::Tensor squares_;           // float32 [E, I, I], of each the tiles on and above the diagonal
-  at::Tensor sums_;              // float64 [E, I]
-  std::vector<double> weights_;  // [E], sum p^2
+  std::int64_t features_, tile_;                              // tile_: rows and columns of a tile
+  std::vector<std::pair<std::int64_t, std::int64_t>> tiles_;  // first row and column of those on and above the diagonal
+  at::Tensor squares_;                                        // float32 [E, tiles, tile_, tile_]
+  at::Tensor sums_;                                           // float64 [E, I]
+  std::vector<double> weights_;                               // [E], sum p^2
   std::vector<std::int64_t> counts_;
   at::Tensor pooled_;  // float32 [I, I]
 };

@@ -14,7 +14,7 @@ using testing::relative_error;
 
 /// Tokens of four experts: one has 700 (several products), one 5, one 40, one none.
 struct Tokens {
-  static constexpr std::int64_t kFeatures = 96;
+  static constexpr std::int64_t kFeatures = 520;  // several tiles, the last ones cut off
   Assignments assigned;
   at::Tensor rows, p;
 
@@ -49,8 +49,14 @@ struct Tokens {
   }
 };
 
-TEST(InputMoments, AreWeightedSumsDrawnTowardsThePoolWhereTokensAreFew) {
-  const Tokens tokens(0);
+class InputMomentsOf : public ::testing::TestWithParam<std::vector<std::int64_t>> {};
+INSTANTIATE_TEST_SUITE_P(Tokens, InputMomentsOf,
+                         ::testing::Values(std::vector<std::int64_t>{0, 700, 705, 705, 745},
+                                           // More than are packed at once: by one expert alone, and by two.
+                                           std::vector<std::int64_t>{0, 8300, 8300, 13000, 17000}));
+
+TEST_P(InputMomentsOf, AreWeightedSumsDrawnTowardsThePoolWhereTokensAreFew) {
+  const Tokens tokens(0, GetParam());
   MomentSums sums(4, Tokens::kFeatures);
   sums.add(tokens.rows, tokens.p, tokens.assigned);
   for (std::int64_t e = 0; e < 4; ++e) {
