@@ -189,14 +189,23 @@ def known(file):
     return found
 
 
-def print_table(runs):
-    print("| targets | delta / weight | seed | loss: base, adapter | experts | loss | retention | KL | base domain (adapter) |")
-    print("|---|---|---|---|---|---|---|---|---|")
+def print_table(runs, variants):
+    """A row an adapter."""
+    cells = collections.defaultdict(dict)
     for run in runs:
-        error = f" ± {100 * run['retention_error']:.1f}" if run["retention_error"] is not None else ""
-        print(f"| {run['targets']} | {100 * run['strength']:.2f} % | {run['seed']} | {run['loss_base']:.4f}, {run['loss_adapter']:.4f} | {run['variant']} "
-              f"| {run['loss_export']:.4f} | {100 * run['retention']:.1f}{error} % | {run['kl']:.1e} "
-              f"| {run['base_domain_change']:+.4f} ({run['base_domain_change_adapter']:+.4f}) |")
+        cells[run["targets"], run["percent"], run["seed"]][run["variant"]] = run
+    print("Retention in percent / KL x 1e-3 / change of the base-domain loss\n")
+    print(f"| targets | delta / weight | seed | loss: base, adapter | {' | '.join(variants)} | base domain: adapter |")
+    print("|---" * (len(variants) + 5) + "|")
+    for (targets, _, seed), found in cells.items():
+        any_run = next(iter(found.values()))
+        columns = []
+        for variant in variants:
+            run = found[variant]
+            error = f" ± {100 * run['retention_error']:.1f}" if run["retention_error"] is not None else ""
+            columns.append(f"{100 * run['retention']:.1f}{error} / {1e3 * run['kl']:.2g} / {run['base_domain_change']:+.4f}")
+        print(f"| {targets} | {100 * any_run['strength']:.2f} % | {seed} | {any_run['loss_base']:.4f}, {any_run['loss_adapter']:.4f} "
+              f"| {' | '.join(columns)} | {any_run['base_domain_change_adapter']:+.4f} |")
 
 
 def broken_bounds(runs):
@@ -243,9 +252,9 @@ def main():
                         with file.open("a", encoding="utf-8") as out:
                             out.write(json.dumps(figures) + "\n")
                     runs.append(figures)
-    print_table(runs)
+    print_table(runs, options.variants)
     broken = list(broken_bounds(runs))
-    print("\n".join(f"broken: {each}" for each in broken) if broken else "all bounds hold")
+    print("\n" + ("\n".join(f"broken: {each}" for each in broken) if broken else "all bounds hold"))
     return 1 if broken else 0
 
 
