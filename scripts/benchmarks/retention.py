@@ -203,7 +203,8 @@ def print_table(runs, variants):
         for variant in variants:
             run = found[variant]
             error = f" ± {100 * run['retention_error']:.1f}" if run["retention_error"] is not None else ""
-            columns.append(f"{100 * run['retention']:.1f}{error} / {1e3 * run['kl']:.2g} / {run['base_domain_change']:+.4f}")
+            kl = float(f"{1e3 * run['kl']:.2g}")
+            columns.append(f"{100 * run['retention']:.1f}{error} / {kl:g} / {run['base_domain_change']:+.4f}")
         print(f"| {targets} | {100 * any_run['strength']:.2f} % | {seed} | {any_run['loss_base']:.4f}, {any_run['loss_adapter']:.4f} "
               f"| {' | '.join(columns)} | {any_run['base_domain_change_adapter']:+.4f} |")
 
