@@ -135,6 +135,15 @@ HeatMap experts_map(const std::vector<TargetFigures>& figures, LoraSlot slot, co
   return map;
 }
 
+/// One of the weights that are no experts' and one of each kind of experts', where the adapter has them.
+std::vector<HeatMap> maps_of(const std::vector<TargetFigures>& figures, const std::string& name, const Figure& figure) {
+  std::vector<HeatMap> maps{projections_map(figures, name, figure)};
+  for (const LoraSlot slot : {LoraSlot::kGateUpProj, LoraSlot::kDownProj})
+    maps.push_back(experts_map(figures, slot, name + ", " + slot_name(slot), figure));
+  std::erase_if(maps, [](const HeatMap& map) { return map.columns.empty(); });
+  return maps;
+}
+
 std::int64_t numel(const std::vector<std::int64_t>& shape) {
   std::int64_t count = 1;
   for (const std::int64_t size : shape) count *= size;
@@ -157,18 +166,13 @@ Inspection figures_report(const std::filesystem::path& adapter, const std::vecto
   return report;
 }
 
+std::vector<HeatMap> norm_maps(const std::vector<TargetFigures>& figures) {
+  return has_base(figures) ? maps_of(figures, "relative norm", kRelativeNorm) : maps_of(figures, "norm", kNorm);
+}
+
 std::string figures_picture(const std::filesystem::path& adapter, const std::vector<TargetFigures>& figures) {
-  const std::string norm = has_base(figures) ? "relative norm" : "norm";
-  std::vector<std::vector<HeatMap>> bands;
-  for (const auto& [name, figure] : {std::pair{norm, has_base(figures) ? kRelativeNorm : kNorm},
-                                     std::pair{std::string("effective rank"), kEffectiveRank}}) {
-    std::vector<HeatMap> band{projections_map(figures, name, figure)};
-    for (const LoraSlot slot : {LoraSlot::kGateUpProj, LoraSlot::kDownProj})
-      band.push_back(experts_map(figures, slot, name + ", " + slot_name(slot), figure));
-    std::erase_if(band, [](const HeatMap& map) { return map.columns.empty(); });
-    bands.push_back(std::move(band));
-  }
-  return heat_maps_svg("LoRA deltas by layer: " + adapter.string(), bands);
+  return heat_maps_svg("LoRA deltas by layer: " + adapter.string(),
+                       {norm_maps(figures), maps_of(figures, "effective rank", kEffectiveRank)});
 }
 
 Inspection resize_report(const std::filesystem::path& out, const ResizedLora& resized, bool per_target) {

@@ -8,6 +8,7 @@
 #include "model/adapter_combination.h"
 #include "model/adapter_difference.h"
 #include "model/adapter_figures.h"
+#include "train/heat_map.h"
 #include "train/inspection.h"
 
 namespace ossature {
@@ -16,6 +17,9 @@ namespace ossature {
 /// row a target with experts: least, median and largest). `per_expert` adds the table "matrices", a row an expert.
 [[nodiscard]] Inspection figures_report(const std::filesystem::path& adapter, const std::vector<TargetFigures>& figures,
                                         bool per_expert);
+
+/// Norms (in relation to the base weights where known): layers by weights and by experts, those that the adapter has.
+[[nodiscard]] std::vector<HeatMap> norm_maps(const std::vector<TargetFigures>& figures);
 
 /// An SVG: norms (in relation to the base weights where known) and effective ranks, layers by weights and by experts.
 [[nodiscard]] std::string figures_picture(const std::filesystem::path& adapter,

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 
+#include "train/markup.h"
 #include "train/visible_text.h"
 
 namespace ossature {
@@ -17,34 +18,13 @@ constexpr std::size_t kManyColumns = 64;
 constexpr int kLegendSteps = 8;
 constexpr double kFaintest = 0.06;  // opacity of the least value: still told from an empty cell
 
-// One hue whose opacity grows with the value works on any background.
+// One hue whose opacity grows with the value works on any background. A style inside of an SVG that is part of a page
+// is the whole page's, so all of it is of .heat.
 constexpr const char* kStyle =
-    "<style>text{font:11px ui-monospace,monospace;fill:#24292f}.title{font-weight:bold;font-size:13px}"
-    ".page{fill:#fff}.cell{fill:#0550ae}.empty{fill:none;stroke:#8c959f;stroke-opacity:.35}"
-    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.page{fill:#0d1117}.cell{fill:#79c0ff}}</style>\n";
-
-std::string escaped_xml(const std::string& text) {
-  std::string out;
-  for (const char character : visible_line(text)) {
-    switch (character) {
-      case '&':
-        out += "&amp;";
-        break;
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += character;
-    }
-  }
-  return out;
-}
+    "<style>.heat text{font:11px ui-monospace,monospace;fill:#24292f}.heat .title{font-weight:bold;font-size:13px}"
+    ".heat .page{fill:#fff}.heat .cell{fill:#0550ae}.heat .empty{fill:none;stroke:#8c959f;stroke-opacity:.35}"
+    "@media screen and (prefers-color-scheme:dark){.heat text{fill:#e6edf3}.heat .page{fill:#0d1117}"
+    ".heat .cell{fill:#79c0ff}}</style>\n";
 
 std::string number(double value, const char* format = "%.4g") {
   char text[32];
@@ -54,14 +34,14 @@ std::string number(double value, const char* format = "%.4g") {
 
 std::string text_at(int x, int y, const std::string& text, const std::string& attributes = "") {
   return "<text x=\"" + std::to_string(x) + "\" y=\"" + std::to_string(y) + "\"" + attributes + ">" +
-         escaped_xml(text) + "</text>\n";
+         escaped_markup(visible_line(text)) + "</text>\n";
 }
 
 std::string cell_at(int x, int y, int width, double opacity, const std::string& told) {
   std::string cell = "<rect x=\"" + std::to_string(x) + "\" y=\"" + std::to_string(y) + "\" width=\"" +
                      std::to_string(width - 1) + "\" height=\"" + std::to_string(kCellHeight - 1) + "\"";
   cell += std::isnan(opacity) ? " class=\"empty\"" : " class=\"cell\" fill-opacity=\"" + number(opacity, "%.3f") + "\"";
-  return cell + (told.empty() ? "/>\n" : "><title>" + escaped_xml(told) + "</title></rect>\n");
+  return cell + (told.empty() ? "/>\n" : "><title>" + escaped_markup(visible_line(told)) + "</title></rect>\n");
 }
 
 std::size_t longest(const std::vector<std::string>& names) {
@@ -146,8 +126,9 @@ Drawing draw(const HeatMap& map, int x, int y) {
 }  // namespace
 
 std::string heat_maps_svg(const std::string& title, const std::vector<std::vector<HeatMap>>& bands) {
-  std::string body = text_at(kMargin, kMargin + 12, title, " class=\"title\"");
-  int y = kMargin + kLine + kBetween / 2, width = static_cast<int>(title.size()) * (kCharacter + 1);
+  std::string body = title.empty() ? "" : text_at(kMargin, kMargin + 12, title, " class=\"title\"");
+  int y = title.empty() ? kMargin : kMargin + kLine + kBetween / 2,
+      width = static_cast<int>(title.size()) * (kCharacter + 1);
   for (const auto& band : bands) {
     int x = kMargin, height = 0;
     for (const HeatMap& map : band) {
@@ -159,9 +140,13 @@ std::string heat_maps_svg(const std::string& title, const std::vector<std::vecto
     width = std::max(width, x - kBetween - kMargin);
     y += height + kBetween;
   }
+  std::string told = title;
+  for (const auto& band : bands)
+    for (const HeatMap& map : band) told += (told.empty() ? "" : "; ") + map.title;
   const std::string w = std::to_string(width + 2 * kMargin), h = std::to_string(y - kBetween + kMargin);
-  return "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"" + w + "\" height=\"" + h + "\" viewBox=\"0 0 " + w + " " +
-         h + "\">\n" + kStyle + "<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n" + body + "</svg>\n";
+  return "<svg class=\"heat\" xmlns=\"http://www.w3.org/2000/svg\" width=\"" + w + "\" height=\"" + h +
+         "\" viewBox=\"0 0 " + w + " " + h + "\">\n" + kStyle +
+         "<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n" + body + "</svg>\n";
 }
 
 }  // namespace ossature

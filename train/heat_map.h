@@ -15,7 +15,8 @@ struct HeatMap {
 };
 
 /// `bands` below each other, the maps of a band beside each other. Each map has its own scale, from its least to its
-/// largest value, which its legend gives; a cell tells its row, column and value when pointed at.
+/// largest value, which its legend gives; a cell tells its row, column and value when pointed at. `title` may be "".
+/// The SVG can be a file or a part of a page.
 [[nodiscard]] std::string heat_maps_svg(const std::string& title, const std::vector<std::vector<HeatMap>>& bands);
 
 }  // namespace ossature

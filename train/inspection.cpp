@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -14,6 +15,7 @@
 #include "model/checkpoint.h"
 #include "model/safetensors.h"
 #include "train/recipe.h"
+#include "train/run_history.h"
 #include "train/token_report.h"
 #include "train/training_files.h"
 
@@ -249,59 +251,30 @@ Inspection inspect_run(const fs::path& dir) {
   fields.emplace_back("mode", recipe.train.mode == TrainMode::kLora ? "lora" : "full");
   fields.emplace_back("data", names_of(recipe.data.train));
 
-  json first_step;
-  json last_step;
-  Inspection::Table validations{"validations", {"step", "validation_loss"}, {}};
-  std::int64_t tokens = 0, last_number = 0, skipped_steps = 0;
-  double seconds = 0;
-  std::ifstream lines(dir / "metrics.jsonl");
-  for (std::string line; std::getline(lines, line);) {
-    const json object = json::parse(line, nullptr, /*allow_exceptions=*/false);
-    const auto number = [&](const char* key) {
-      const auto found = object.find(key);
-      return found != object.end() && found->is_number() ? found->get<double>() : 0.0;
-    };
-    if (!object.is_object() || !object.contains("step") || !object["step"].is_number_integer())
-      continue;  // cut by a kill
-    seconds += number("seconds");
-    if (object.contains("validation_loss")) {
-      validations.rows.push_back({object["step"].get<std::int64_t>(), number("validation_loss")});
-    } else if (object.contains("skipped_steps")) {
-      skipped_steps = static_cast<std::int64_t>(number("skipped_steps"));
-      last_number = object["step"].get<std::int64_t>();
-    } else if (object.contains("loss")) {
-      last_number = object["step"].get<std::int64_t>();
-      tokens += static_cast<std::int64_t>(number("tokens"));
-      if (first_step.is_null()) first_step = object;
-      last_step = object;
-    }
-  }
-  const auto add = [&](const std::string& name, const json& object, const char* key) {
-    const auto found = object.is_object() ? object.find(key) : object.end();
-    if (!object.is_object() || found == object.end() || !found->is_number()) return;
-    if (found->is_number_integer()) {
-      fields.emplace_back(name, found->get<std::int64_t>());
-    } else {
-      fields.emplace_back(name, found->get<double>());
-    }
+  const RunHistory history = read_run_history(dir);
+  fields.emplace_back("steps", history.last_step());
+  if (!history.skipped.empty()) fields.emplace_back("skipped_steps", history.skipped.back().skipped_steps);
+  const auto add = [&](const char* name, double value) {
+    if (!std::isnan(value)) fields.emplace_back(name, value);
   };
-  fields.emplace_back("steps", last_number);
-  if (skipped_steps > 0) fields.emplace_back("skipped_steps", skipped_steps);
-  add("first_loss", first_step, "loss");
-  add("last_loss", last_step, "loss");
-  add("learning_rate", last_step, "learning_rate");
-  add("grad_norm", last_step, "grad_norm");
-  add("tokens_per_second", last_step, "tokens_per_second");
-  add("peak_rss_bytes", last_step, "peak_rss_bytes");
-  fields.emplace_back("tokens", tokens);
-  fields.emplace_back("seconds", seconds);
-  const auto best =
-      std::min_element(validations.rows.begin(), validations.rows.end(),
-                       [](const auto& a, const auto& b) { return std::get<double>(a[1]) < std::get<double>(b[1]); });
-  if (best != validations.rows.end()) {
-    fields.emplace_back("best_validation_loss", (*best)[1]);
-    fields.emplace_back("best_step", (*best)[0]);
+  if (!history.steps.empty()) {
+    const StepMetrics& last = history.steps.back();
+    add("first_loss", history.steps.front().loss);
+    add("last_loss", last.loss);
+    add("learning_rate", last.learning_rate);
+    add("grad_norm", last.grad_norm);
+    add("tokens_per_second", last.tokens_per_second());
+    if (last.peak_rss_bytes > 0) fields.emplace_back("peak_rss_bytes", last.peak_rss_bytes);
   }
+  fields.emplace_back("tokens", history.tokens());
+  fields.emplace_back("seconds", history.seconds());
+  if (const ValidationMetrics* best = history.best()) {
+    fields.emplace_back("best_validation_loss", best->validation_loss);
+    fields.emplace_back("best_step", best->step);
+  }
+  Inspection::Table validations{"validations", {"step", "validation_loss"}, {}};
+  for (const ValidationMetrics& validation : history.validations)
+    validations.rows.push_back({validation.step, validation.validation_loss});
   fields.emplace_back("adapter", fs::exists(dir / "adapter" / "adapter_config.json") ? "adapter" : "none yet");
   fields.emplace_back("checkpoints", saved_steps(dir));
   inspection.tables.push_back(std::move(validations));

@@ -33,6 +33,12 @@ struct Inspection {
 /// Throws CheckpointError if `path` is none of these, and what their readers throw if it is a broken one.
 [[nodiscard]] Inspection inspect(const std::filesystem::path& path, const std::filesystem::path& tokenizer = {});
 
+/// A value as people read it: integers with separators, bytes in GB, shares in percent. `name` is that of its field or
+/// column. Text of files is as it was, control characters too.
+[[nodiscard]] std::string value_text(const std::string& name, const Inspection::Value& value);
+/// "last loss" of "last_loss", "stored" of "stored_bytes".
+[[nodiscard]] std::string title_of(std::string name);
+
 /// One line a value, then the tables; integers with separators, bytes in GB.
 [[nodiscard]] std::string to_text(const Inspection& inspection);
 /// One object: "kind", "path", the fields, and each table as an array of objects.

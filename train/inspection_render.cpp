@@ -29,29 +29,6 @@ std::string bytes_text(std::int64_t bytes) {
   return std::to_string(bytes) + " B";
 }
 
-std::string text_of(const std::string& name, const Value& value) {
-  if (const auto* integer = std::get_if<std::int64_t>(&value))
-    return name.ends_with("bytes") ? bytes_text(*integer) : with_separators(*integer);
-  if (const auto* real = std::get_if<double>(&value)) {
-    char buffer[32];
-    std::snprintf(buffer, sizeof buffer, name.ends_with("share") ? "%.1f %%" : "%.6g",
-                  name.ends_with("share") ? 100 * *real : *real);
-    return buffer;
-  }
-  if (const auto* text = std::get_if<std::string>(&value)) return *text;
-  if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "true" : "false";
-  std::string joined;
-  for (const std::string& item : std::get<std::vector<std::string>>(value))
-    joined += (joined.empty() ? "" : ", ") + item;
-  return joined.empty() ? "none" : joined;
-}
-
-std::string title(std::string name) {
-  std::replace(name.begin(), name.end(), '_', ' ');
-  if (name.ends_with(" bytes")) name.resize(name.size() - 6);
-  return name == "bytes" ? "size" : name;
-}
-
 /// Text from files may hold control characters, which a terminal would obey.
 std::string printable(std::string text) {
   for (char& character : text)
@@ -76,10 +53,11 @@ std::vector<std::string> bars(const Inspection::Table& table) {
 /// Text columns to the left, numbers to the right.
 std::string table_text(const Inspection::Table& table) {
   std::vector<std::vector<std::string>> cells(1);
-  for (const std::string& column : table.columns) cells[0].push_back(title(column));
+  for (const std::string& column : table.columns) cells[0].push_back(title_of(column));
   for (const auto& row : table.rows) {
     cells.emplace_back();
-    for (std::size_t i = 0; i < row.size(); ++i) cells.back().push_back(printable(text_of(table.columns[i], row[i])));
+    for (std::size_t i = 0; i < row.size(); ++i)
+      cells.back().push_back(printable(value_text(table.columns[i], row[i])));
   }
   std::vector<std::size_t> widths(table.columns.size());
   for (const auto& row : cells)
@@ -107,14 +85,37 @@ Json json_of(const Value& value) {
 
 }  // namespace
 
+std::string value_text(const std::string& name, const Value& value) {
+  if (const auto* integer = std::get_if<std::int64_t>(&value))
+    return name.ends_with("bytes") ? bytes_text(*integer) : with_separators(*integer);
+  if (const auto* real = std::get_if<double>(&value)) {
+    char buffer[32];
+    std::snprintf(buffer, sizeof buffer, name.ends_with("share") ? "%.1f %%" : "%.6g",
+                  name.ends_with("share") ? 100 * *real : *real);
+    return buffer;
+  }
+  if (const auto* text = std::get_if<std::string>(&value)) return *text;
+  if (const auto* flag = std::get_if<bool>(&value)) return *flag ? "true" : "false";
+  std::string joined;
+  for (const std::string& item : std::get<std::vector<std::string>>(value))
+    joined += (joined.empty() ? "" : ", ") + item;
+  return joined.empty() ? "none" : joined;
+}
+
+std::string title_of(std::string name) {
+  std::replace(name.begin(), name.end(), '_', ' ');
+  if (name.ends_with(" bytes")) name.resize(name.size() - 6);
+  return name == "bytes" ? "size" : name;
+}
+
 std::string to_text(const Inspection& inspection) {
   std::size_t width = 0;
-  for (const auto& [name, value] : inspection.fields) width = std::max(width, title(name).size());
+  for (const auto& [name, value] : inspection.fields) width = std::max(width, title_of(name).size());
   std::string text;
   if (!inspection.kind.empty()) text = inspection.kind + " " + printable(inspection.path.string()) + "\n";
   for (const auto& [name, value] : inspection.fields) {
-    const std::string shown = title(name);
-    text += "  " + shown + std::string(width - shown.size() + 3, ' ') + printable(text_of(name, value)) + "\n";
+    const std::string shown = title_of(name);
+    text += "  " + shown + std::string(width - shown.size() + 3, ' ') + printable(value_text(name, value)) + "\n";
   }
   for (const Inspection::Table& table : inspection.tables)
     if (!table.rows.empty()) text += "\n" + table_text(table);

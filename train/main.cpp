@@ -79,6 +79,7 @@ int main(int argc, char** argv) {
   ossature::register_verify(app);
   ossature::register_adapter(app);
   ossature::register_inspect(app);
+  ossature::register_report(app);
   ossature::register_recipes(app);
   return ossature::run(app, argc, argv);
 }

@@ -2,6 +2,7 @@
 #include <ostream>
 
 #include "data/utf8.h"
+#include "train/markup.h"
 #include "train/preview.h"
 #include "train/visible_text.h"
 
@@ -44,39 +45,14 @@ i::before { content: "\21B5"; font-style: normal; opacity: .55; }
 </style>
 )";
 
-std::string escaped(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '&':
-        result += "&amp;";
-        break;
-      case '<':
-        result += "&lt;";
-        break;
-      case '>':
-        result += "&gt;";
-        break;
-      case '"':
-        result += "&quot;";
-        break;
-      case '\'':
-        result += "&#39;";
-        break;
-      default:
-        result += c;
-    }
-  }
-  return result;
-}
-
 std::string body_of(std::string_view bytes) {
   std::string html;
   for (const VisiblePiece& piece : visible_pieces(bytes)) {
     if (piece.kind == VisiblePiece::kNewline) {
       html += "<i></i>\n";
     } else {
-      html += piece.kind == VisiblePiece::kEscape ? "<b>" + escaped(piece.text) + "</b>" : escaped(piece.text);
+      html += piece.kind == VisiblePiece::kEscape ? "<b>" + escaped_markup(piece.text) + "</b>"
+                                                  : escaped_markup(piece.text);
     }
   }
   return html;
@@ -118,16 +94,17 @@ void write_group(std::ostream& out, const PreviewSample& sample, const Tokenizer
 void write_preview_page(std::ostream& out, std::string_view title, const std::vector<PreviewSample>& samples,
                         const Tokenizer& tokenizer) {
   const HarmonyTokens harmony = HarmonyTokens::of(tokenizer);
-  const std::string heading = escaped(visible_line(title));
+  const std::string heading = escaped_markup(visible_line(title));
   out << kHead << "<title>" << heading << "</title>\n</head>\n<body>\n<h1>" << heading << "</h1>\n"
       << "<p><span class=\"l\">learned</span> <span class=\"p\">learned with a weight below 1</span> "
          "<span>not learned</span> <span class=\"s\">special token</span> <b>\\x1b</b> does not print. "
          "Point at a token for its id, weight and position.</p>\n";
   for (const PreviewSample& sample : samples) {
-    out << "<h2>" << escaped(visible_line(sample.title)) << "</h2>\n<p>" << escaped(preview_counts(sample)) << "</p>\n";
+    out << "<h2>" << escaped_markup(visible_line(sample.title)) << "</h2>\n<p>"
+        << escaped_markup(preview_counts(sample)) << "</p>\n";
     for (const PreviewMessage& message : preview_messages(sample, tokenizer, harmony)) {
       const std::int64_t size = message.segment.end - message.segment.begin;
-      out << "<h3>" << escaped(message.heading) << ": " << size << (size == 1 ? " token" : " tokens");
+      out << "<h3>" << escaped_markup(message.heading) << ": " << size << (size == 1 ? " token" : " tokens");
       if (message.learned > 0) out << ", " << message.learned << " learned";
       // A newline right behind <pre> is dropped.
       out << "</h3>\n<pre>\n";

@@ -26,6 +26,7 @@
 #include "train/non_finite.h"
 #include "train/optimizer.h"
 #include "train/run_folder.h"
+#include "train/run_sessions.h"
 #include "train/run_state.h"
 #include "train/trained_model.h"
 #include "train/training_files.h"
@@ -97,6 +98,7 @@ class Run {
     fs::create_directories(recipe.output_dir);
     lock.hold(recipe.output_dir);
     write_run_recipe(recipe);
+    append_session(recipe.output_dir, this_session(position_.step + 1));
     metrics_.emplace(recipe.output_dir, position_.step);
     if (position_.step == 0) metrics_->write_recipe(to_yaml(recipe));
     malloc_trim(0);

@@ -43,7 +43,7 @@ TEST(HeatMap, EqualValuesAreAllFull) {
 
 TEST(HeatMap, IsOneFileForLightAndDark) {
   const std::string svg = heat_maps_svg("mine", {{kMap, kMap}, {kMap}});
-  EXPECT_TRUE(svg.starts_with("<svg xmlns=\"http://www.w3.org/2000/svg\" "));
+  EXPECT_TRUE(svg.starts_with("<svg class=\"heat\" xmlns=\"http://www.w3.org/2000/svg\" "));
   EXPECT_TRUE(svg.ends_with("</svg>\n"));
   EXPECT_NE(svg.find("prefers-color-scheme:dark"), std::string::npos);
   EXPECT_EQ(count(svg, "<title>"), 12U);

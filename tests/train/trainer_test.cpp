@@ -81,7 +81,8 @@ TEST_F(Trainer, LeavesARunFolderWithAnAdapterOfTheBase) {
   EXPECT_GT(adapter_values(run_dir_).abs().max().item<double>(), 0.0);
   std::set<std::string> names;
   for (const auto& entry : fs::directory_iterator(run_dir_)) names.insert(entry.path().filename().string());
-  EXPECT_EQ(names, (std::set<std::string>{"recipe.yaml", "metrics.jsonl", "tensorboard", "checkpoints", "adapter"}));
+  EXPECT_EQ(names, (std::set<std::string>{"recipe.yaml", "metrics.jsonl", "sessions.jsonl", "tensorboard",
+                                          "checkpoints", "adapter"}));
   EXPECT_LT(mean_loss_of(small_golden() / "hf", tokens_, run_dir_ / "adapter"),
             mean_loss_of(small_golden() / "hf", tokens_));
 }

@@ -23,6 +23,7 @@ void register_export(CLI::App& app);
 void register_verify(CLI::App& app);
 void register_adapter(CLI::App& app);
 void register_inspect(CLI::App& app);
+void register_report(CLI::App& app);
 void register_recipes(CLI::App& app);
 
 }  // namespace ossature
