@@ -53,21 +53,25 @@ MetricsLog::MetricsLog(const fs::path& run_dir, std::int64_t steps_done)
       events_(run_dir / "tensorboard", steps_done > 0 ? steps_done + 1 : 0) {}
 
 void MetricsLog::write(const StepMetrics& metrics) {
-  const Json line = {{"step", metrics.step},
-                     {"loss", metrics.loss},
-                     {"learning_rate", metrics.learning_rate},
-                     {"grad_norm", metrics.grad_norm},
-                     {"tokens", metrics.tokens},
-                     {"learned_tokens", metrics.learned_tokens},
-                     {"tokens_per_second", metrics.tokens_per_second()},
-                     {"seconds", metrics.seconds},
-                     {"peak_rss_bytes", metrics.peak_rss_bytes}};
+  Json line = {{"step", metrics.step},
+               {"loss", metrics.loss},
+               {"learning_rate", metrics.learning_rate},
+               {"grad_norm", metrics.grad_norm},
+               {"tokens", metrics.tokens},
+               {"learned_tokens", metrics.learned_tokens},
+               {"tokens_per_second", metrics.tokens_per_second()},
+               {"seconds", metrics.seconds},
+               {"peak_rss_bytes", metrics.peak_rss_bytes}};
+  if (!metrics.grad_norms.empty()) line["grad_norms"] = metrics.grad_norms;
+  if (!metrics.adapter_norms.empty()) line["adapter_norms"] = metrics.adapter_norms;
   lines_.append(line.dump() + "\n");
   events_.scalar("train/loss", metrics.step, metrics.loss);
   events_.scalar("train/learning_rate", metrics.step, metrics.learning_rate);
   events_.scalar("train/grad_norm", metrics.step, metrics.grad_norm);
   events_.scalar("train/tokens_per_second", metrics.step, metrics.tokens_per_second());
   events_.scalar("train/peak_rss_gigabytes", metrics.step, static_cast<double>(metrics.peak_rss_bytes) / 1e9);
+  for (const auto& [group, norm] : metrics.grad_norms) events_.scalar("grad_norm/" + group, metrics.step, norm);
+  for (const auto& [group, norm] : metrics.adapter_norms) events_.scalar("adapter_norm/" + group, metrics.step, norm);
 }
 
 void MetricsLog::write(const SkippedStep& skipped) {

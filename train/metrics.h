@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <string>
 #include <string_view>
 
@@ -17,11 +18,13 @@ struct StepMetrics {
   std::int64_t step = 0;  // steps done, this one included
   double loss = 0;        // weighted mean over the learned tokens of the step
   double learning_rate = 0;
-  double grad_norm = 0;             // before clipping
-  std::int64_t tokens = 0;          // computed in the step
-  std::int64_t learned_tokens = 0;  // of these, targets with a weight
-  double seconds = 0;               // wall-clock time of the step
-  std::int64_t peak_rss_bytes = 0;  // of the process so far
+  double grad_norm = 0;                              // before clipping
+  std::int64_t tokens = 0;                           // computed in the step
+  std::int64_t learned_tokens = 0;                   // of these, targets with a weight
+  double seconds = 0;                                // wall-clock time of the step
+  std::int64_t peak_rss_bytes = 0;                   // of the process so far
+  std::map<std::string, double> grad_norms = {};     // grad_norm by group of targets
+  std::map<std::string, double> adapter_norms = {};  // of the deltas after the step, where measured
 
   [[nodiscard]] double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };

@@ -21,6 +21,14 @@ std::int64_t count(const json& line, const char* key) {
   return found != line.end() && found->is_number_integer() ? found->get<std::int64_t>() : 0;
 }
 
+std::map<std::string, double> numbers(const json& line, const char* key) {
+  std::map<std::string, double> found;
+  if (!line.contains(key) || !line[key].is_object()) return found;
+  for (const auto& [name, value] : line[key].items())
+    if (value.is_number()) found[name] = value.get<double>();
+  return found;
+}
+
 std::string text(const json& line, const char* key) {
   const auto found = line.find(key);
   return found != line.end() && found->is_string() ? found->get<std::string>() : "";
@@ -70,7 +78,8 @@ RunHistory read_run_history(const std::filesystem::path& run_dir) {
                                  count(line, "tokens"), learned, seconds});
     } else if (line.contains("loss")) {
       history.steps.push_back({step, number(line, "loss"), number(line, "learning_rate"), number(line, "grad_norm"),
-                               count(line, "tokens"), learned, seconds, count(line, "peak_rss_bytes")});
+                               count(line, "tokens"), learned, seconds, count(line, "peak_rss_bytes"),
+                               numbers(line, "grad_norms"), numbers(line, "adapter_norms")});
     }
   }
   return history;

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <fstream>
+#include <map>
 
 #include "train/adapter_report.h"
 #include "train/line_chart.h"
@@ -142,6 +143,29 @@ std::vector<LineChart> charts_of(const RunReport& report) {
   return charts;
 }
 
+/// Norms by group of targets: that of the last step's gradient, its mean over all steps, and the adapter's.
+std::string group_norms(const std::vector<StepMetrics>& steps) {
+  if (steps.empty() || steps.back().grad_norms.empty()) return "";
+  std::map<std::string, double> adapter_norms;  // the last that were measured
+  for (const StepMetrics& step : steps)
+    if (!step.adapter_norms.empty()) adapter_norms = step.adapter_norms;
+  Table table{"groups", {"group", "last_gradient_norm", "mean_gradient_norm"}, {}};
+  if (!adapter_norms.empty()) table.columns.push_back("last_adapter_norm");
+  for (const auto& [group, last] : steps.back().grad_norms) {
+    double sum = 0, count = 0;
+    for (const StepMetrics& step : steps) {
+      const auto norm = step.grad_norms.find(group);
+      if (norm == step.grad_norms.end()) continue;
+      sum += norm->second;
+      ++count;
+    }
+    table.rows.push_back({group, last, sum / count});
+    const auto adapter = adapter_norms.find(group);
+    if (!adapter_norms.empty()) table.rows.back().emplace_back(adapter != adapter_norms.end() ? adapter->second : NAN);
+  }
+  return table_html("Norms by group", table);
+}
+
 std::string curves(const RunReport& report) {
   std::string html = "<h2 id=\"curves\">Curves</h2>\n<div class=\"charts\">\n";
   bool has_marks = false;
@@ -152,6 +176,7 @@ std::string curves(const RunReport& report) {
   }
   html += "</div>\n";
   if (has_marks) html += "<p>A dashed line is where the run went on after an interruption.</p>\n";
+  html += group_norms(report.history.steps);
   if (!report.history.validations.empty()) {
     Table table{"validations", {"step", "validation_loss", "learned_tokens", "seconds"}, {}};
     for (const ValidationMetrics& metrics : report.history.validations)

@@ -25,6 +25,8 @@ class TrainedModel {
   [[nodiscard]] const Checkpoint& checkpoint() const { return checkpoint_; }
   [[nodiscard]] const Transformer& transformer() const { return transformer_; }
   [[nodiscard]] ParameterSet& parameters() { return lora_ ? lora_->parameters() : *full_; }
+  /// nullptr in full mode.
+  [[nodiscard]] const Lora* lora() const { return lora_ ? &*lora_ : nullptr; }
   /// Trainable parameters by group, a line each.
   [[nodiscard]] std::string summary() const;
 

@@ -18,6 +18,7 @@
 #include "train/errors.h"
 #include "train/estimate.h"
 #include "train/evaluate.h"
+#include "train/group_norms.h"
 #include "train/interrupt.h"
 #include "train/lr_schedule.h"
 #include "train/memory_plan.h"
@@ -36,6 +37,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
+
+/// Steps. Norms of a whole adapter take half a percent of a short step, and change slowly.
+constexpr std::int64_t kAdapterNormsEvery = 10;
 
 constexpr const char* kNonFiniteHelp =
     ". A lower train.learning_rate or dtype: float32 usually helps; damaged weights and extreme loss weights give this "
@@ -169,6 +173,8 @@ class Run {
     metrics.loss = sum.loss / sum.weight;
     metrics.learning_rate = learning_rate(schedule_, updates_done(), total_steps_);
     bool is_finite = std::isfinite(metrics.loss);
+    metrics.grad_norms = gradient_norms(model_.parameters());
+    for (auto& [group, norm] : metrics.grad_norms) norm /= sum.weight;
     try {
       if (is_finite) metrics.grad_norm = optimizer_.step(metrics.learning_rate, sum.weight);
     } catch (const NonFiniteError&) {
@@ -179,6 +185,8 @@ class Run {
       return std::nullopt;
     }
     position_.step += 1;
+    if (model_.lora() != nullptr && position_.step % kAdapterNormsEvery == 1)
+      metrics.adapter_norms = adapter_norms(*model_.lora());
     position_.data = loader_.position();
     metrics.step = position_.step;
     metrics.seconds = seconds_since(start);

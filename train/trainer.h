@@ -6,10 +6,10 @@
 namespace ossature {
 
 /// Runs `recipe` from its beginning, or with `resume` from the newest checkpoint of its run folder. Progress goes to
-/// stderr; the run folder is as design says (recipe.yaml, metrics.jsonl, tensorboard/, checkpoints/, and adapter/ or
-/// model/ at the end). Throws RecipeError, DataError or CheckpointError before anything is trained if an input is
-/// wrong; NonFiniteError, with the parameters of the last good step kept in a checkpoint, if the loss or the gradient
-/// stops being a number; InterruptedError after a signal, with a checkpoint of the step just done.
+/// stderr; the run folder is as design says (recipe.yaml, metrics.jsonl, sessions.jsonl, tensorboard/, checkpoints/,
+/// and adapter/ or model/ at the end). Throws RecipeError, DataError or CheckpointError before anything is trained if
+/// an input is wrong; NonFiniteError, with the parameters of the last good step kept in a checkpoint, if the loss or
+/// the gradient stops being a number; InterruptedError after a signal, with a checkpoint of the step just done.
 void train(const Recipe& recipe, bool resume);
 
 }  // namespace ossature

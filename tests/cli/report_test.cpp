@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <regex>
 #include <string>
 #include <vector>
@@ -102,6 +104,27 @@ TEST_F(Report, OfACompleteRun) {
   EXPECT_NE(page.find("LibTorch "), std::string::npos);
   EXPECT_EQ(page.find("What is not here"), std::string::npos);
   EXPECT_EQ(page_of(run_), page) << "a second report replaces the first and is the same";
+}
+
+TEST_F(Report, NormsByGroupAreThoseOfTheAdapter) {
+  output_of({"train", recipe(11)});
+  std::string last;
+  std::ifstream metrics(run_ + "/metrics.jsonl");
+  for (std::string line; std::getline(metrics, line);)
+    if (line.find("grad_norms") != std::string::npos) last = line;
+  const json step = json::parse(last);
+  double squares = 0.0;
+  for (const auto& [group, norm] : step["grad_norms"].items()) squares += norm.get<double>() * norm.get<double>();
+  EXPECT_NEAR(std::sqrt(squares), step["grad_norm"].get<double>(), 1e-9);
+  std::map<std::string, double> adapter;
+  const json measured = json_of({"adapter", "info", run_ + "/adapter"});  // by singular values
+  for (const json& row : measured["weights"]) adapter[row["weight"]] += std::pow(row["norm"].get<double>(), 2);
+  ASSERT_EQ(adapter.size(), 6U);
+  const std::string page = page_of(run_);
+  for (const auto& [group, square] : adapter) {
+    EXPECT_NEAR(step["adapter_norms"][group].get<double>(), std::sqrt(square), 1e-4 * std::sqrt(square)) << group;
+    EXPECT_NE(page.find("<tr><td class=\"text\">" + group + "</td><td class=\"number\">"), std::string::npos) << group;
+  }
 }
 
 TEST_F(Report, MarksWhereARunWentOn) {

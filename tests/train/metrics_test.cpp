@@ -59,6 +59,17 @@ TEST_F(Metrics, LinesHoldTheDocumentedKeysExactly) {
             "{\"step\":1,\"validation_loss\":2.5,\"learned_tokens\":9,\"seconds\":0.5}\n");
 }
 
+TEST_F(Metrics, NormsByGroupComeLast) {
+  MetricsLog log(dir_ / "run", 0);
+  StepMetrics metrics = step(1);
+  metrics.grad_norms = {{"q_proj", 0.5}, {"experts.down_proj", 2.0}};
+  metrics.adapter_norms = {{"q_proj", 0.25}};
+  log.write(metrics);
+  EXPECT_TRUE(read(dir_ / "run/metrics.jsonl")
+                  .ends_with("\"peak_rss_bytes\":3000000000,\"grad_norms\":{\"experts.down_proj\":2.0,\"q_proj\":0.5},"
+                             "\"adapter_norms\":{\"q_proj\":0.25}}\n"));
+}
+
 TEST_F(Metrics, ResumingDropsWhatWasNotSaved) {
   {
     MetricsLog log(dir_, 0);

@@ -23,7 +23,9 @@ TEST(RunHistory, IsWhatMetricsWrote) {
                           .tokens = 300,
                           .learned_tokens = 70,
                           .seconds = 1.5,
-                          .peak_rss_bytes = 3'000});
+                          .peak_rss_bytes = 3'000,
+                          .grad_norms = {{"q_proj", 0.5}},
+                          .adapter_norms = {{"q_proj", 0.25}}});
     log.write(SkippedStep{2, 1, "the gradient of A", "a.h5 (b.jsonl:1)", 200, 60, 2.0});
     log.write(ValidationMetrics{2, 2.5, 9, 0.5});
   }
@@ -37,6 +39,8 @@ TEST(RunHistory, IsWhatMetricsWrote) {
   EXPECT_EQ(step.tokens_per_second(), 200.0);
   EXPECT_EQ(step.learned_tokens, 70);
   EXPECT_EQ(step.peak_rss_bytes, 3'000);
+  EXPECT_EQ(step.grad_norms, (std::map<std::string, double>{{"q_proj", 0.5}}));
+  EXPECT_EQ(step.adapter_norms, (std::map<std::string, double>{{"q_proj", 0.25}}));
   ASSERT_EQ(history.skipped.size(), 1U);
   EXPECT_EQ(history.skipped[0].non_finite, "the gradient of A");
   EXPECT_EQ(history.skipped[0].samples, "a.h5 (b.jsonl:1)");
