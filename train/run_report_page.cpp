@@ -52,6 +52,10 @@ th { font-weight: 600; }
 tbody th { font-weight: 400; color: var(--faint); }
 td.text { overflow-wrap: anywhere; min-width: 7rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+thead .number { white-space: normal; }
+thead th { vertical-align: bottom; }
+@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding-right: .6rem; }
+  tbody th { overflow-wrap: anywhere; min-width: 7rem; } td.text { min-width: 6.5rem; } }
 mark { background: var(--changed); color: inherit; padding: 0 .2em; border-radius: 2px; }
 figure .heat { display: block; }
 figure .heat .page { fill: none; }
