@@ -34,34 +34,6 @@ ActiveWeights active_weights(const ModelConfig& model) {
           static_cast<double>(model.hidden_size * model.vocab_size)};
 }
 
-double gflop_per_token(const Recipe& recipe, const ModelConfig& model, const MemoryPlan& plan) {
-  const ActiveWeights weights = active_weights(model);
-  const double again = 1.0 - static_cast<double>(plan.kept_layers) /
-                                 static_cast<double>(std::max<std::int64_t>(1, plan.needs.num_layers));
-  const double passes = recipe.train.mode == TrainMode::kFull ? 3.0 : 2.0;
-  return 2e-9 * (weights.layers * (passes + again) + weights.head * passes);
-}
-
-/// The fastest of what fits into half a second, of a product like a layer's. Where the processor multiplies no
-/// bfloat16, tiles are widened to float32, and its rate is theirs.
-double probe_gflop_per_second(ComputeDtype dtype) {
-  using Clock = std::chrono::steady_clock;
-  constexpr std::int64_t kRows = 1024, kColumns = 2048;
-  at::NoGradGuard no_grad;
-  const bool widened = dtype == ComputeDtype::kBFloat16 && !tiles::has_bf16_products();
-  const auto type = widened ? at::kFloat : scalar_type_of(dtype);
-  const at::Tensor x = at::ones({kRows, kColumns}, type), weight = at::ones({kColumns, kColumns}, type);
-  double best = 0.0;
-  const auto begin = Clock::now();
-  do {
-    const auto start = Clock::now();
-    const at::Tensor product = at::linear(x, weight);
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    best = std::max(best, 2e-9 * kRows * kColumns * kColumns / seconds);
-  } while (Clock::now() - begin < std::chrono::milliseconds(500));
-  return best;
-}
-
 std::optional<std::int64_t> steps_of(const Recipe& recipe, std::int64_t tokens_per_step) {
   double tokens = 0.0;
   for (const TrainingFile& file : recipe.data.train) {
@@ -143,6 +115,34 @@ std::vector<WayOut> ways_out(const Recipe& recipe, const Checkpoint& base, std::
   return found;
 }
 
+double gflop_per_token(const Recipe& recipe, const ModelConfig& model, const MemoryPlan& plan) {
+  const ActiveWeights weights = active_weights(model);
+  const double again = 1.0 - static_cast<double>(plan.kept_layers) /
+                                 static_cast<double>(std::max<std::int64_t>(1, plan.needs.num_layers));
+  const double passes = recipe.train.mode == TrainMode::kFull ? 3.0 : 2.0;
+  return 2e-9 * (weights.layers * (passes + again) + weights.head * passes);
+}
+
+/// The fastest of what fits in. Where the processor multiplies no bfloat16, tiles are widened to float32, and its rate
+/// is theirs.
+double probe_gflop_per_second(ComputeDtype dtype) {
+  using Clock = std::chrono::steady_clock;
+  constexpr std::int64_t kRows = 1024, kColumns = 2048;
+  at::NoGradGuard no_grad;
+  const bool widened = dtype == ComputeDtype::kBFloat16 && !tiles::has_bf16_products();
+  const auto type = widened ? at::kFloat : scalar_type_of(dtype);
+  const at::Tensor x = at::ones({kRows, kColumns}, type), weight = at::ones({kColumns, kColumns}, type);
+  double best = 0.0;
+  const auto begin = Clock::now();
+  do {
+    const auto start = Clock::now();
+    const at::Tensor product = at::linear(x, weight);
+    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+    best = std::max(best, 2e-9 * kRows * kColumns * kColumns / seconds);
+  } while (Clock::now() - begin < std::chrono::milliseconds(500));
+  return best;
+}
+
 Estimate estimate(const Recipe& recipe, bool probe) {
   const Checkpoint base(recipe.base_model);
   const ModelConfig& model = base.config();
@@ -150,7 +150,7 @@ Estimate estimate(const Recipe& recipe, bool probe) {
   result.trained_parameters = num_trained(recipe, base);
   result.memory = plan_run(recipe, base, memory_limit(recipe));
   const TrainedBytes trained = trained_bytes(result.trained_parameters, recipe.train.optimizer_state);
-  const std::int64_t best = recipe.evaluation.early_stopping_patience ? trained.values : 0;
+  const std::int64_t best = recipe.evaluation.keeps_best() ? trained.values : 0;
   result.checkpoint_bytes = (recipe.checkpoint.keep + 1) * (trained.values + trained.moments + best);
   result.result_bytes = recipe.train.mode == TrainMode::kFull ? 2 * base.num_parameters() : trained.values;
   result.free_disk_bytes = free_bytes(recipe.output_dir);

@@ -44,6 +44,12 @@ inline constexpr double kShareOfRoofline = 0.8;
 /// CheckpointError if the recipe does not fit the base. `probe`: measure the matrix product (half a second).
 [[nodiscard]] Estimate estimate(const Recipe& recipe, bool probe);
 
+/// Of a forward pass, the gradient of the input and what is computed again; attention's own products are not counted.
+[[nodiscard]] double gflop_per_token(const Recipe& recipe, const ModelConfig& model, const MemoryPlan& plan);
+
+/// The machine's rate at a matrix product like a layer's, in half a second.
+[[nodiscard]] double probe_gflop_per_second(ComputeDtype dtype);
+
 /// The changes that make `recipe` fit into `limit`, those that cost the run least first, at most three.
 [[nodiscard]] std::vector<WayOut> ways_out(const Recipe& recipe, const Checkpoint& base, std::int64_t limit);
 

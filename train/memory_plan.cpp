@@ -104,8 +104,7 @@ MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std
   needs.weights = checkpoint.stored_bytes() - embedding + embedding_bytes_read(recipe, model);
   for (const auto bytes : checkpoint.layer_bytes(0)) needs.layer_weights += static_cast<std::int64_t>(bytes.size());
   const TrainedBytes trained = trained_bytes(num_trained, recipe.train.optimizer_state);
-  needs.trained =
-      trained.total() + (recipe.evaluation.early_stopping_patience ? trained.values : 0);  // the best values
+  needs.trained = trained.total() + (recipe.evaluation.keeps_best() ? trained.values : 0);  // the best values
   if (recipe.train.mode == TrainMode::kFull) needs.weights = 0;  // copied into the trained parameters
   needs.input = tokens * token.input;
   needs.kept = tokens * token.kept;

@@ -234,6 +234,8 @@ std::vector<RecipeProblem> validate(const Recipe& recipe) {
     expect(evaluation.every_steps.has_value(), {"evaluation.early_stopping_patience", "evaluation.every_steps"},
            "evaluation.early_stopping_patience is set; expected evaluation.every_steps to be a number too");
   }
+  expect(!evaluation.keep_best || recipe.data.validation.has_value(), {"evaluation.keep_best", "data.validation"},
+         "evaluation.keep_best is true; expected data.validation to judge by");
   return problems;
 }
 

@@ -100,6 +100,8 @@ struct Recipe {
   struct Evaluation {
     std::optional<std::int64_t> every_steps = 100;  // null: only at the end
     std::optional<std::int64_t> early_stopping_patience;
+    bool keep_best = false;  // the result is the values with the lowest validation loss; so it is with early stopping
+    [[nodiscard]] bool keeps_best() const { return keep_best || early_stopping_patience; }
     bool operator==(const Evaluation&) const = default;
   } evaluation;
 

@@ -165,6 +165,11 @@ std::vector<RecipeKey> make_keys() {
       key(
           "evaluation.early_stopping_patience", "Evaluations without a better loss after which to end",
           [](auto& r) -> auto& { return r.evaluation.early_stopping_patience; }, at_least(1)),
+      key(
+          "evaluation.keep_best",
+          "Whether the result is what had the lowest validation loss and not the last; with early stopping it always "
+          "is",
+          [](auto& r) -> auto& { return r.evaluation.keep_best; }),
 
       key(
           "checkpoint.every_steps", "Steps between checkpoints; null saves at the end only",

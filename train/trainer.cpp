@@ -29,6 +29,7 @@
 #include "train/run_folder.h"
 #include "train/run_sessions.h"
 #include "train/run_state.h"
+#include "train/run_view.h"
 #include "train/trained_model.h"
 #include "train/training_files.h"
 
@@ -110,11 +111,14 @@ class Run {
 
   void run() {
     describe();
+    // The share of the roofline is worth half a second where somebody looks on.
+    view_.emplace(total_steps_, gflop_per_token(recipe_, model_.checkpoint().config(), plan_),
+                  RunView::is_live() ? probe_gflop_per_second(recipe_.dtype) : 0.0);
     if (position_.step == 0) validate();
     while (position_.step < total_steps_ && !stopped_early_) {
       if (const auto metrics = step()) {
         metrics_->write(*metrics);
-        std::cerr << progress_line(*metrics, total_steps_, seconds_left(metrics->seconds)) << std::endl;
+        view_->show(*metrics, seconds_left(metrics->seconds));
       }
 
       const bool is_last = position_.step == total_steps_;
@@ -130,9 +134,12 @@ class Run {
       throw NonFiniteError(std::string("no step had a finite loss and gradient; nothing was learned") + kNonFiniteHelp);
     if (position_.best.defined()) model_.parameters().values().copy_(position_.best);
     model_.save(recipe_.output_dir, on_grid(position_.best.defined() ? position_.best_step : position_.step));
-    std::cerr << "wrote "
-              << (recipe_.output_dir / (recipe_.train.mode == TrainMode::kLora ? "adapter" : "model")).string()
-              << std::endl;
+    const fs::path result = recipe_.output_dir / (recipe_.train.mode == TrainMode::kLora ? "adapter" : "model");
+    view_->finish();
+    view_->say("wrote " + result.string() +
+               (position_.best.defined() && position_.best_step != position_.step
+                    ? ", of step " + std::to_string(position_.best_step) + ", which had the lowest validation loss"
+                    : ""));
   }
 
  private:
@@ -222,7 +229,7 @@ class Run {
     position_.data = loader_.position();
     skipped.seconds = seconds_since(start);
     metrics_->write(skipped);
-    std::cerr << progress_line(skipped, total_steps_) << std::endl;
+    view_->say(progress_line(skipped, total_steps_));
   }
 
   void validate() {
@@ -235,19 +242,19 @@ class Run {
       throw DataError(recipe_.data.validation->string() + ": no token of it is learned; there is no loss");
     ValidationMetrics metrics{position_.step, sum.loss / sum.weight, sum.num_learned, seconds_since(start)};
     metrics_->write(metrics);
-    std::cerr << progress_line(metrics, total_steps_) << std::endl;
+    view_->say(progress_line(metrics, total_steps_));
 
+    if (!recipe_.evaluation.keeps_best()) return;
     const auto& patience = recipe_.evaluation.early_stopping_patience;
-    if (!patience) return;
     if (metrics.validation_loss < position_.best_validation_loss) {
       position_.best_validation_loss = metrics.validation_loss;
       position_.evaluations_without_gain = 0;
       position_.best = model_.parameters().values().clone();
       position_.best_step = position_.step;
-    } else if (++position_.evaluations_without_gain >= *patience) {
+    } else if (++position_.evaluations_without_gain; patience && position_.evaluations_without_gain >= *patience) {
       stopped_early_ = true;
-      std::cerr << "the validation loss has not fallen for " << *patience << " evaluations: stopping with the best"
-                << std::endl;
+      view_->say("the validation loss has not fallen for " + std::to_string(*patience) +
+                 " evaluations: stopping with the best");
     }
   }
 
@@ -328,6 +335,7 @@ class Run {
   std::int64_t total_steps_ = 0;
   RunPosition position_;
   std::optional<MetricsLog> metrics_;
+  std::optional<RunView> view_;
   InterruptGuard interrupt_;
   std::optional<std::int64_t> saved_step_;  // of the newest checkpoint
   bool stopped_early_ = false;

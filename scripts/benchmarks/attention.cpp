@@ -1,13 +1,19 @@
 // Attention by tiles against LibTorch's flash kernel, forward and backward, in bfloat16 at gpt-oss's shape (64 query
-// heads, 8 key heads, head dimension 64, window 128). Both run by turns; medians. FLOP counted: what is visible, two
-// products of a forward pass and five of a backward pass.
+// heads, 8 key heads, head dimension 64, window 128), and LibTorch's product of square matrices as the roofline. They run
+// by turns; medians. FLOP counted: what is visible, two products of a forward pass and five of a backward pass.
+//   attention_benchmark [TOKENS of the longest case] [FILE for the figures as JSON]
+#include <array>
 #include <chrono>
 #include <cstdio>
+#include <fstream>
 #include <string>
 #include <vector>
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
+
+#include <nlohmann/json.hpp>
 
 #include "model/attention_kernels.h"
 
@@ -36,29 +42,52 @@ double milliseconds(const F& f) {
   return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// Medians of both, run by turns for at least `rounds` rounds and a second.
+/// Milliseconds.
+struct Times {
+  double ours, peer, product;
+};
+
+constexpr std::int64_t kProductSize = 1024;
+constexpr double kProductFlop = 2.0 * kProductSize * kProductSize * kProductSize;
+
+/// Medians, run by turns for at least `rounds` rounds and two seconds.
 template <typename F, typename G>
-std::pair<double, double> by_turns(int rounds, const F& ours, const G& peer) {
-  std::vector<double> a, b;
+Times by_turns(int rounds, const F& ours, const G& peer) {
+  const at::Tensor a = at::randn({kProductSize, kProductSize}).to(at::kBFloat16), b = at::randn_like(a);
+  const auto product = [&] { (void)at::mm(a, b); };
+  std::array<std::vector<double>, 3> times;
   double total = 0;
-  ours(), peer();
-  while (static_cast<int>(a.size()) < rounds || (total < 2000 && a.size() < 200)) {
-    a.push_back(milliseconds(ours));
-    b.push_back(milliseconds(peer));
-    total += a.back() + b.back();
+  ours(), peer(), product();
+  while (static_cast<int>(times[0].size()) < rounds || (total < 2000 && times[0].size() < 200)) {
+    times[0].push_back(milliseconds(ours));
+    times[1].push_back(milliseconds(peer));
+    times[2].push_back(milliseconds(product));
+    for (const auto& each : times) total += each.back();
   }
   const auto median = [](std::vector<double>& x) {
     std::nth_element(x.begin(), x.begin() + static_cast<std::ptrdiff_t>(x.size() / 2), x.end());
     return x[x.size() / 2];
   };
-  return {median(a), median(b)};
+  return {median(times[0]), median(times[1]), median(times[2])};
 }
 
-void report(const Case& c, const char* pass, double products, std::pair<double, double> times) {
+nlohmann::json figures = nlohmann::json::array();
+
+void report(const Case& c, const char* pass, double products, const Times& times) {
   const double flop = products * 2 * static_cast<double>(kHeadDim) * visible_pairs(c);
-  std::printf("%-22s %-8s %10.2f ms %7.0f GF/s %10.2f ms %7.0f GF/s   %5.2fx\n", c.name.c_str(), pass, times.first,
-              flop / times.first * 1e-6, times.second, flop / times.second * 1e-6, times.second / times.first);
+  const double ours = flop / times.ours * 1e-6, peer = flop / times.peer * 1e-6,
+               roofline = kProductFlop / times.product * 1e-6;
+  std::printf("%-22s %-8s %10.2f ms %7.0f GF/s %10.2f ms %7.0f GF/s   %5.2fx  %7.0f GF/s %4.0f %%\n", c.name.c_str(), pass,
+              times.ours, ours, times.peer, peer, times.peer / times.ours, roofline, 100 * ours / roofline);
   std::fflush(stdout);
+  figures.push_back({{"case", c.name},
+                     {"pass", pass},
+                     {"milliseconds", times.ours},
+                     {"gflop_per_second", ours},
+                     {"peer_milliseconds", times.peer},
+                     {"peer_gflop_per_second", peer},
+                     {"ratio", times.peer / times.ours},
+                     {"roofline_gflop_per_second", roofline}});
 }
 
 void run(const Case& c) {
@@ -87,8 +116,19 @@ int main(int argc, char** argv) {
   at::NoGradGuard none;
   at::manual_seed(1);
   const std::int64_t longest = argc > 1 ? std::stoll(argv[1]) : 32768;
-  std::printf("%d threads; tiles, LibTorch's flash kernel, and how many times faster tiles are\n", at::get_num_threads());
+  std::printf(
+      "%d threads; tiles, LibTorch's flash kernel, how many times faster tiles are, LibTorch's products and tiles' share of "
+      "their rate\n",
+      at::get_num_threads());
   for (const Case& c : cases) {
     if (c.length <= longest) run(c);
+  }
+  if (argc > 2) {
+    std::ofstream file(argv[2]);
+    file << figures.dump(1) << "\n";
+    if (!file.flush()) {
+      std::fprintf(stderr, "attention_benchmark: %s cannot be written\n", argv[2]);
+      return 5;
+    }
   }
 }

@@ -118,7 +118,8 @@ def show(options, made, chosen):
         row = made[name]
         print(f"{title:44}{row['tokens_per_second']:10.1f}{row['gflop_per_second']:9.0f}{row['share_of_roofline']:9.1%}"
               f"{row['peak_bytes'] / 1e6:9.0f}")
-    print(f"{'LibTorch's products':44}{'':10}{made['roofline_gflop_per_second']:9.0f}")
+    products = "LibTorch's products"
+    print(f"{products:44}{'':10}{made['roofline_gflop_per_second']:9.0f}")
     print(f"other processes used at most {made['others_share']:.0%} of the cores during a run")
     if chosen:
         print(f"ratio {made['rate_ratio']:.2f} in tokens/s ({made['rate_ratio_all_learned']:.2f} with all learned), "

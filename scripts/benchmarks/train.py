@@ -168,7 +168,8 @@ def show(options, made):
             row = made[name]
             print(f"{title:32}{row['tokens_per_second']:10.1f}{row['gflop_per_second']:9.0f}{row['share_of_roofline']:9.1%}"
                   f"{row['first_step_seconds']:14.1f}{row['peak_bytes'] / 1e6:9.0f}{row['first_loss']:12.4f}{row['last_loss']:11.4f}")
-    print(f"{'LibTorch's products':32}{'':10}{made['roofline_gflop_per_second']:9.0f}")
+    products = "LibTorch's products"
+    print(f"{products:32}{'':10}{made['roofline_gflop_per_second']:9.0f}")
     print(f"other processes used at most {made['others_share']:.0%} of the cores during a run")
     if "peer" in made:
         print(f"ratio {made['rate_ratio']:.2f} in tokens/s, {made['memory_ratio']:.3f} in peak memory; the peer's peak while it trains "

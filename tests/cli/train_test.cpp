@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/cli/pseudo_terminal.h"
 #include "tests/cli/workspace.h"
 
 namespace ossature {
@@ -76,6 +77,20 @@ TEST(TrainCommand, RunWithOverridesThatOtherCommandsRead) {
   EXPECT_NEAR(report["validations"][0]["validation_loss"].get<double>(), before, 2e-3);
   EXPECT_NEAR(report["validations"][2]["validation_loss"].get<double>(), after, 2e-3);
   EXPECT_LT(after, before);
+}
+
+TEST(TrainCommand, RewritesOneLineOnATerminal) {
+  const TrainingRun t;
+  PseudoTerminal terminal({"train", t.recipe, "evaluation.every_steps=3"}, 120);
+  int exit_code = -1;
+  const std::string shown = terminal.rest(exit_code);
+  EXPECT_EQ(exit_code, 0) << shown;
+  for (const char* part : {"\r[####....................]  1/6  loss ", "\r[############............]  3/6  loss ",
+                           "\r[########################]  6/6  loss ", " %)  ", "0:00 left\x1b[K"})
+    EXPECT_NE(shown.find(part), std::string::npos) << part << " is not in\n" << shown;
+  // What stays stands on lines of its own.
+  EXPECT_NE(shown.find("\r\x1b[Kstep 3/6  validation loss "), std::string::npos) << shown;
+  EXPECT_NE(shown.find("0:00 left\r\nwrote " + t.run + "/adapter\r\n"), std::string::npos) << shown;
 }
 
 TEST(TrainCommand, ResumeOfAFinishedRunChangesNothing) {

@@ -3,6 +3,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <set>
@@ -166,25 +167,46 @@ TEST_F(Trainer, ValidatesBeforeBetweenAndAfter) {
               mean_loss_of(base, *recipe_.data.validation, run_dir_ / "adapter"), 1e-5);
 }
 
-TEST_F(Trainer, EarlyStoppingKeepsTheBest) {
-  // One sample learned by heart makes others worse, so the validation loss rises after a while.
-  recipe_.data.train = {{write_tokens(scratch_.path() / "one.h5", random_samples(1, 3))}};
-  recipe_.data.validation = write_tokens(scratch_.path() / "validation.h5", random_samples(8, 4));
+class OverfittingTrainer : public Trainer {
+ protected:
+  OverfittingTrainer() {
+    // One sample learned by heart makes others worse, so the validation loss rises after a while.
+    recipe_.data.train = {{write_tokens(scratch_.path() / "one.h5", random_samples(1, 3))}};
+    recipe_.data.validation = write_tokens(scratch_.path() / "validation.h5", random_samples(8, 4));
+    recipe_.train.learning_rate = 2e-2;
+    recipe_.train.lr_scheduler = LrScheduler::kConstant;
+    recipe_.evaluation.every_steps = 1;
+  }
+  [[nodiscard]] std::vector<double> validation_losses() const {
+    std::vector<double> losses;
+    for (const json& line : metrics_with(run_dir_, "validation_loss")) losses.push_back(line["validation_loss"]);
+    return losses;
+  }
+  [[nodiscard]] double loss_of_result() const {
+    return mean_loss_of(small_golden() / "hf", *recipe_.data.validation, run_dir_ / "adapter");
+  }
+};
+
+TEST_F(OverfittingTrainer, EarlyStoppingKeepsTheBest) {
   recipe_.train.max_steps = 60;
-  recipe_.train.learning_rate = 2e-2;
-  recipe_.train.lr_scheduler = LrScheduler::kConstant;
-  recipe_.evaluation.every_steps = 1;
   recipe_.evaluation.early_stopping_patience = 3;
   train(recipe_, false);
-  const std::vector<json> lines = metrics_with(run_dir_, "validation_loss");
-  std::size_t best = 0;
-  for (std::size_t i = 1; i < lines.size(); ++i) {
-    if (lines[i]["validation_loss"] < lines[best]["validation_loss"]) best = i;
-  }
-  ASSERT_LT(lines.size(), 60u) << "nothing got worse, so nothing is tested";
-  EXPECT_EQ(lines.size(), best + 1 + 3);
-  EXPECT_NEAR(mean_loss_of(small_golden() / "hf", *recipe_.data.validation, run_dir_ / "adapter"),
-              lines[best]["validation_loss"].get<double>(), 1e-5);
+  const std::vector<double> losses = validation_losses();
+  const auto best = std::min_element(losses.begin(), losses.end());
+  ASSERT_LT(losses.size(), 60u) << "nothing got worse, so nothing is tested";
+  EXPECT_EQ(losses.end() - best, 1 + 3);
+  EXPECT_NEAR(loss_of_result(), *best, 1e-5);
+}
+
+TEST_F(OverfittingTrainer, KeepsTheBestWithoutStopping) {
+  recipe_.train.max_steps = 30;
+  recipe_.evaluation.keep_best = true;
+  train(recipe_, false);
+  const std::vector<double> losses = validation_losses();
+  ASSERT_EQ(losses.size(), 31u);
+  const double best = *std::min_element(losses.begin(), losses.end());
+  ASSERT_GT(losses.back(), best + 1e-3) << "nothing got worse, so nothing is tested";
+  EXPECT_NEAR(loss_of_result(), best, 1e-5);
 }
 
 TEST_F(Trainer, FullModeEndsOnTheGridOfMxfp4) {
