@@ -13,6 +13,7 @@
 #include "train/failure.h"
 #include "train/version.h"
 #include "train/visible_text.h"
+#include "train/waiting_threads.h"
 
 namespace ossature {
 namespace {
@@ -51,6 +52,7 @@ int run(CLI::App& app, int argc, char** argv) {
 }  // namespace ossature
 
 int main(int argc, char** argv) {
+  ossature::let_waiting_threads_sleep(argv);
   // A write past the file size limit or into a pipe that nobody reads fails instead of killing the program, so that it
   // can clean up and say why; a run goes on when the reader of its progress has left.
   std::signal(SIGXFSZ, SIG_IGN);
