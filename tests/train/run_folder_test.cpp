@@ -167,6 +167,7 @@ std::vector<std::pair<std::string, Change>> free_changes() {
           {"train.threads", [](Recipe& r) { r.train.threads = 1; }},
           {"evaluation.every_steps", [](Recipe& r) { r.evaluation.every_steps = 3; }},
           {"evaluation.early_stopping_patience", [](Recipe& r) { r.evaluation.early_stopping_patience = 1; }},
+          {"evaluation.keep_best", [](Recipe& r) { r.evaluation.keep_best = true; }},
           {"checkpoint.every_steps", [](Recipe& r) { r.checkpoint.every_steps = 3; }},
           {"checkpoint.keep", [](Recipe& r) { r.checkpoint.keep = 1; }}};
 }
