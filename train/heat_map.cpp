@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdio>
 
 #include "train/markup.h"
+#include "train/number_text.h"
 #include "train/visible_text.h"
 
 namespace ossature {
@@ -26,12 +26,6 @@ constexpr const char* kStyle =
     "@media screen and (prefers-color-scheme:dark){.heat text{fill:#e6edf3}.heat .page{fill:#0d1117}"
     ".heat .cell{fill:#79c0ff}}</style>\n";
 
-std::string number(double value, const char* format = "%.4g") {
-  char text[32];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
-}
-
 std::string text_at(int x, int y, const std::string& text, const std::string& attributes = "") {
   return "<text x=\"" + std::to_string(x) + "\" y=\"" + std::to_string(y) + "\"" + attributes + ">" +
          escaped_markup(visible_line(text)) + "</text>\n";
@@ -40,7 +34,8 @@ std::string text_at(int x, int y, const std::string& text, const std::string& at
 std::string cell_at(int x, int y, int width, double opacity, const std::string& told) {
   std::string cell = "<rect x=\"" + std::to_string(x) + "\" y=\"" + std::to_string(y) + "\" width=\"" +
                      std::to_string(width - 1) + "\" height=\"" + std::to_string(kCellHeight - 1) + "\"";
-  cell += std::isnan(opacity) ? " class=\"empty\"" : " class=\"cell\" fill-opacity=\"" + number(opacity, "%.3f") + "\"";
+  cell += std::isnan(opacity) ? " class=\"empty\""
+                              : " class=\"cell\" fill-opacity=\"" + number_text("%.3f", opacity) + "\"";
   return cell + (told.empty() ? "/>\n" : "><title>" + escaped_markup(visible_line(told)) + "</title></rect>\n");
 }
 
@@ -82,13 +77,13 @@ Drawing draw(const HeatMap& map, int x, int y) {
   std::string svg = text_at(x, y + kLine - 5, map.title, " class=\"title\"");
   int top = y + kLine;
   if (!range.empty()) {  // the legend
-    const std::string low = number(range.low) + " ";
+    const std::string low = number_text("%.4g", range.low) + " ";
     svg += text_at(x, top + kLine - 6, low);
     int at = x + static_cast<int>(low.size()) * kCharacter;
     for (int step = 0; step <= kLegendSteps; ++step, at += kWideCell) {
       svg += cell_at(at, top, kWideCell, kFaintest + (1.0 - kFaintest) * step / kLegendSteps, "");
     }
-    svg += text_at(at + kCharacter, top + kLine - 6, number(range.high));
+    svg += text_at(at + kCharacter, top + kLine - 6, number_text("%.4g", range.high));
   }
   top += kLine + 4;
   const int left = x + static_cast<int>(longest(map.rows) + 1) * kCharacter;
@@ -114,7 +109,7 @@ Drawing draw(const HeatMap& map, int x, int y) {
       const double value = map.values[r][c];
       const std::string place = map.rows[r] + ", " + map.columns[c] + ": ";
       svg += cell_at(left + static_cast<int>(c) * cell, row_top, cell, range.opacity(value),
-                     place + (std::isnan(value) ? "none" : number(value, "%.6g")));
+                     place + (std::isnan(value) ? "none" : number_text("%.6g", value)));
     }
   }
   const int legend = (2 * 10 + kLegendSteps * 2) * kCharacter;

@@ -243,15 +243,15 @@ std::vector<std::string> saved_steps(const fs::path& run_dir) {
   return names;
 }
 
-Inspection inspect_run(const fs::path& dir) {
-  const Recipe recipe = read_recipe(dir / "recipe.yaml");
+}  // namespace
+
+Inspection inspect_run(const fs::path& dir, const Recipe& recipe, const RunHistory& history) {
   Inspection inspection{"run", dir, {}, {}};
   auto& fields = inspection.fields;
   fields.emplace_back("base_model", recipe.base_model.string());
   fields.emplace_back("mode", recipe.train.mode == TrainMode::kLora ? "lora" : "full");
   fields.emplace_back("data", names_of(recipe.data.train));
 
-  const RunHistory history = read_run_history(dir);
   fields.emplace_back("steps", history.last_step());
   if (!history.skipped.empty()) fields.emplace_back("skipped_steps", history.skipped.back().skipped_steps);
   const auto add = [&](const char* name, double value) {
@@ -281,8 +281,6 @@ Inspection inspect_run(const fs::path& dir) {
   return inspection;
 }
 
-}  // namespace
-
 Inspection inspect(const fs::path& path, const fs::path& tokenizer) {
   const fs::path name = path.has_filename() ? path : path.parent_path();
   if (!fs::exists(path)) throw CheckpointError(path.string() + ": there is nothing of this name; check the path");
@@ -300,7 +298,8 @@ Inspection inspect(const fs::path& path, const fs::path& tokenizer) {
         ": a file of a kind that inspect does not know; expected *.h5, *.safetensors, *.gguf or a folder");
   }
   if (fs::exists(path / "adapter_config.json")) return inspect_adapter(name);
-  if (fs::exists(path / "recipe.yaml")) return inspect_run(name);
+  if (fs::exists(path / "recipe.yaml"))
+    return inspect_run(name, read_recipe(name / "recipe.yaml"), read_run_history(name));
   if (fs::exists(path / "config.json") || fs::exists(path / "original" / "config.json"))
     return inspect_checkpoint(name);
   throw CheckpointError(path.string() +

@@ -11,6 +11,9 @@
 
 namespace ossature {
 
+struct Recipe;
+struct RunHistory;
+
 /// Named values and tables, for people (to_text) and for programs (to_json).
 struct Inspection {
   using Value = std::variant<std::int64_t, double, std::string, std::vector<std::string>, bool>;
@@ -32,6 +35,9 @@ struct Inspection {
 /// safetensors file; the channels of a token file are told by `tokenizer` (add_contents() in train/token_report.h).
 /// Throws CheckpointError if `path` is none of these, and what their readers throw if it is a broken one.
 [[nodiscard]] Inspection inspect(const std::filesystem::path& path, const std::filesystem::path& tokenizer = {});
+
+/// Of a run folder, of what was already read.
+[[nodiscard]] Inspection inspect_run(const std::filesystem::path& dir, const Recipe& recipe, const RunHistory& history);
 
 /// A value as people read it: integers with separators, bytes in GB, shares in percent. `name` is that of its field or
 /// column. Text of files is as it was, control characters too.

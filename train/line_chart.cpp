@@ -2,9 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 
 #include "train/markup.h"
+#include "train/number_text.h"
+#include "train/running_mean.h"
 #include "train/visible_text.h"
 
 namespace ossature {
@@ -23,13 +24,8 @@ namespace {
 constexpr double kWidth = 400, kHeight = 236, kLeft = 46, kRight = 10, kTop = 44, kBottom = 36;
 constexpr double kPlotWidth = kWidth - kLeft - kRight, kPlotHeight = kHeight - kTop - kBottom;
 
-std::string number(double value, const char* format) {
-  char text[40];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
-}
 std::string at(double value) {
-  return number(value, "%.1f");
+  return number_text("%.1f", value);
 }
 
 struct Axis {
@@ -86,7 +82,7 @@ std::string dots_of(const ChartLine& line, const Scales& scales) {
   for (std::size_t i = 0; i < line.x.size(); ++i) {
     if (!std::isfinite(line.y[i])) continue;
     dots += "<circle class=\"dot\" cx=\"" + at(scales.left(line.x[i])) + "\" cy=\"" + at(scales.top(line.y[i])) +
-            "\" r=\"3.5\"><title>" + number(line.x[i], "%.0f") + ": " + number(line.y[i], "%.5g") +
+            "\" r=\"3.5\"><title>" + number_text("%.0f", line.x[i]) + ": " + number_text("%.5g", line.y[i]) +
             "</title></circle>\n";
   }
   return dots;
@@ -108,11 +104,11 @@ std::string grid(const LineChart& chart, const Scales& scales) {
     const std::string y = at(scales.top(value));
     svg += "<line class=\"grid\" x1=\"" + at(kLeft) + "\" x2=\"" + at(kWidth - kRight) + "\" y1=\"" + y + "\" y2=\"" +
            y + "\"/>\n";
-    svg += text(kLeft - 5, scales.top(value) + 4, number(value, "%.6g"), " text-anchor=\"end\"");
+    svg += text(kLeft - 5, scales.top(value) + 4, number_text("%.6g", value), " text-anchor=\"end\"");
   }
   for (const double value : axis_ticks(scales.x.low, scales.x.high, 5)) {
     if (value != std::floor(value)) continue;  // there is no half a step
-    svg += text(scales.left(value), kHeight - kBottom + 15, number(value, "%.0f"), " text-anchor=\"middle\"");
+    svg += text(scales.left(value), kHeight - kBottom + 15, number_text("%.0f", value), " text-anchor=\"middle\"");
   }
   for (const double value : chart.marks) {
     if (value < scales.x.low || value > scales.x.high) continue;
@@ -150,9 +146,9 @@ std::string description(const LineChart& chart) {
     Axis range;
     for (const double value : line.y) range.add(value);
     if (range.empty()) continue;
-    told += (told.empty() ? "" : "; ") + line.name + " from " + number(line.y.front(), "%.5g") + " to " +
-            number(line.y.back(), "%.5g") + ", least " + number(range.low, "%.5g") + ", largest " +
-            number(range.high, "%.5g");
+    told += (told.empty() ? "" : "; ") + line.name + " from " + number_text("%.5g", line.y.front()) + " to " +
+            number_text("%.5g", line.y.back()) + ", least " + number_text("%.5g", range.low) + ", largest " +
+            number_text("%.5g", range.high);
   }
   return told.empty() ? "no values yet" : told;
 }
@@ -178,15 +174,11 @@ std::vector<double> axis_ticks(double low, double high, int count) {
 }
 
 std::vector<double> smoothed(const std::vector<double>& values, double span) {
-  const double keep = span > 0 ? std::exp(-1.0 / span) : 0.0;
-  double sum = 0, weights = 0;
+  RunningMean mean(span > 0 ? std::exp(-1.0 / span) : 0.0);
   std::vector<double> means;
   for (const double value : values) {
-    if (std::isfinite(value)) {
-      sum = keep * sum + value;
-      weights = keep * weights + 1;
-    }
-    means.push_back(weights > 0 ? sum / weights : std::nan(""));
+    if (std::isfinite(value)) mean.add(value);
+    means.push_back(mean.value());
   }
   return means;
 }
@@ -200,11 +192,11 @@ std::string line_chart_svg(const LineChart& chart, const std::string& id) {
       scales.y.add(line.y[i]);
     }
   }
-  std::string svg = "<svg class=\"chart\" viewBox=\"0 0 " + number(kWidth, "%.0f") + " " + number(kHeight, "%.0f") +
-                    "\" role=\"img\" aria-labelledby=\"" + id + "-title " + id + "-description\">\n<title id=\"" + id +
-                    "-title\">" + escaped_markup(visible_line(chart.title)) + "</title>\n<desc id=\"" + id +
-                    "-description\">" + escaped_markup(visible_line(description(chart))) + "</desc>\n" +
-                    text(4, 14, chart.title, " class=\"title\"");
+  std::string svg =
+      "<svg class=\"chart\" viewBox=\"0 0 " + number_text("%.0f", kWidth) + " " + number_text("%.0f", kHeight) +
+      "\" role=\"img\" aria-labelledby=\"" + id + "-title " + id + "-description\">\n<title id=\"" + id + "-title\">" +
+      escaped_markup(visible_line(chart.title)) + "</title>\n<desc id=\"" + id + "-description\">" +
+      escaped_markup(visible_line(description(chart))) + "</desc>\n" + text(4, 14, chart.title, " class=\"title\"");
   if (scales.y.empty()) {
     svg += text(kWidth / 2, kHeight / 2, "no values yet", " text-anchor=\"middle\"");
     return svg + "</svg>\n";

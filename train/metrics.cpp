@@ -1,12 +1,10 @@
 #include "train/metrics.h"
 
-#include <algorithm>
-#include <array>
-#include <cmath>
-#include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <utility>
+
+#include "train/number_text.h"
 
 namespace ossature {
 namespace {
@@ -32,13 +30,6 @@ fs::path keep_steps(const fs::path& file, std::int64_t steps_done) {
   }
   fs::rename(rest, file);
   return file;
-}
-
-/// printf with one number; `format` is a literal of this file.
-std::string format_number(const char* format, double value) {
-  std::array<char, 64> buffer{};
-  const int length = std::snprintf(buffer.data(), buffer.size(), format, value);
-  return {buffer.data(), static_cast<std::size_t>(std::clamp<int>(length, 0, buffer.size() - 1))};
 }
 
 std::string step_text(std::int64_t step, std::int64_t total_steps) {
@@ -100,10 +91,10 @@ void MetricsLog::write_recipe(std::string_view yaml) {
 }
 
 std::string progress_line(const StepMetrics& metrics, std::int64_t total_steps, double seconds_left) {
-  return step_text(metrics.step, total_steps) + format_number("  loss %.4f", metrics.loss) +
-         format_number("  lr %.2e", metrics.learning_rate) + format_number("  grad %.3g", metrics.grad_norm) +
-         format_number("  %.0f tokens/s", metrics.tokens_per_second()) +
-         format_number("  %.1f GB", static_cast<double>(metrics.peak_rss_bytes) / 1e9) + "  " +
+  return step_text(metrics.step, total_steps) + number_text("  loss %.4f", metrics.loss) +
+         number_text("  lr %.2e", metrics.learning_rate) + number_text("  grad %.3g", metrics.grad_norm) +
+         number_text("  %.0f tokens/s", metrics.tokens_per_second()) +
+         number_text("  %.1f GB", static_cast<double>(metrics.peak_rss_bytes) / 1e9) + "  " +
          duration_text(seconds_left) + " left";
 }
 
@@ -113,18 +104,8 @@ std::string progress_line(const SkippedStep& skipped, std::int64_t total_steps) 
 }
 
 std::string progress_line(const ValidationMetrics& metrics, std::int64_t total_steps) {
-  return step_text(metrics.step, total_steps) + format_number("  validation loss %.4f", metrics.validation_loss) +
-         "  (" + std::to_string(metrics.learned_tokens) + " tokens" + format_number(", %.1f s)", metrics.seconds);
-}
-
-std::string duration_text(double seconds) {
-  constexpr double kLongest = 1e9;
-  const auto total = std::isfinite(seconds) ? std::llround(std::clamp(seconds, 0.0, kLongest)) : 0;
-  const auto two_digits = [](long long value) { return (value < 10 ? "0" : "") + std::to_string(value); };
-  const long long hours = total / 3600;
-  const long long minutes = total / 60 % 60;
-  return (hours > 0 ? std::to_string(hours) + ":" + two_digits(minutes) : std::to_string(minutes)) + ":" +
-         two_digits(total % 60);
+  return step_text(metrics.step, total_steps) + number_text("  validation loss %.4f", metrics.validation_loss) + "  (" +
+         std::to_string(metrics.learned_tokens) + " tokens" + number_text(", %.1f s)", metrics.seconds);
 }
 
 }  // namespace ossature

@@ -73,7 +73,4 @@ class MetricsLog {
 /// "step 12/340  validation loss 2.1020  (4096 tokens, 3.1 s)"
 [[nodiscard]] std::string progress_line(const ValidationMetrics& metrics, std::int64_t total_steps);
 
-/// "0:07", "12:03", "3:07:42".
-[[nodiscard]] std::string duration_text(double seconds);
-
 }  // namespace ossature

@@ -1,8 +1,6 @@
 #include "train/model_card.h"
 
-#include <algorithm>
 #include <array>
-#include <cstdio>
 #include <fstream>
 #include <iterator>
 #include <string_view>
@@ -10,18 +8,13 @@
 #include "data/sha256.h"
 #include "model/config.h"
 #include "model/safetensors_header.h"
+#include "train/number_text.h"
 #include "train/visible_text.h"
 
 namespace ossature {
 namespace {
 
 namespace fs = std::filesystem;
-
-std::string number(const char* format, double value) {
-  std::array<char, 64> text{};
-  std::snprintf(text.data(), text.size(), format, value);
-  return text.data();
-}
 
 /// Text of others, in a table cell or a sentence: one line, and no mark-up of its own.
 std::string plain(const std::string& text) {
@@ -88,7 +81,7 @@ std::string sources_table(const ModelCard& card) {
     }
   };
   rows("base", card.base, "");
-  for (const CardSource& adapter : card.adapters) rows("adapter", adapter, number("%.6g", adapter.weight));
+  for (const CardSource& adapter : card.adapters) rows("adapter", adapter, number_text("%.6g", adapter.weight));
   return text;
 }
 
@@ -98,12 +91,12 @@ std::string figures(const CardVerification& found) {
   const auto row = [&](const std::string& name, const std::string& value) {
     text += "| " + name + " | " + value + " |\n";
   };
-  row("loss of the base", number("%.4f", found.base_loss));
-  row("loss of base and adapter", number("%.4f", found.adapter_loss));
-  row("loss of this model", number("%.4f", found.export_loss));
-  if (found.retention) row("retention of what was learned", number("%.1f %%", 100 * *found.retention));
-  row("KL divergence from base and adapter", number("%.3g", found.kl_divergence));
-  row("same most likely token", number("%.2f %%", 100 * found.top1_agreement));
+  row("loss of the base", number_text("%.4f", found.base_loss));
+  row("loss of base and adapter", number_text("%.4f", found.adapter_loss));
+  row("loss of this model", number_text("%.4f", found.export_loss));
+  if (found.retention) row("retention of what was learned", number_text("%.1f %%", 100 * *found.retention));
+  row("KL divergence from base and adapter", number_text("%.3g", found.kl_divergence));
+  row("same most likely token", number_text("%.2f %%", 100 * found.top1_agreement));
   return text;
 }
 
@@ -143,7 +136,7 @@ std::string to_markdown(const ModelCard& card) {
     for (std::size_t i = 0; i < card.adapters.size(); ++i) {
       const CardSource& adapter = card.adapters[i];
       text += std::string(i > 0 ? ", and" : "") + " the LoRA adapter " + plain(adapter.name);
-      if (adapter.weight != 1.0) text += " times " + number("%.6g", adapter.weight);
+      if (adapter.weight != 1.0) text += " times " + number_text("%.6g", adapter.weight);
     }
     text += " merged into its weights by Ossature " + card.version + ".\n";
   }

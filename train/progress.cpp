@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <iostream>
 #include <utility>
+
+#include "train/number_text.h"
 
 namespace ossature {
 namespace {
@@ -17,41 +18,31 @@ std::string rate_text(const ProgressAmount& amount, double seconds) {
   constexpr std::array<const char*, 4> kPrefixes = {"", "k", "M", "G"};
   std::size_t prefix = 0;
   for (; rate >= 999.5 && prefix + 1 < kPrefixes.size(); ++prefix) rate /= 1000;
-  char number[32];
-  std::snprintf(number, sizeof number, rate < 10 && prefix > 0 ? "%.1f " : "%.0f ", rate);
+  const std::string number = number_text(rate < 10 && prefix > 0 ? "%.1f " : "%.0f ", rate);
   const std::string name = kPrefixes[prefix];
   if (amount.unit == "bytes") return number + name + "B/s";
   return number + name + (name.empty() ? "" : " ") + amount.unit + "/s";
 }
 
-std::string time_text(double seconds) {
-  const auto whole = static_cast<long long>(std::min(seconds, 1e9) + 0.5);
-  char text[48];
-  if (whole >= 3600) {
-    std::snprintf(text, sizeof text, "%lld:%02lld:%02lld left", whole / 3600, whole / 60 % 60, whole % 60);
-  } else {
-    std::snprintf(text, sizeof text, "%lld:%02lld left", whole / 60, whole % 60);
-  }
-  return text;
-}
-
 }  // namespace
+
+std::string progress_bar(double share) {
+  constexpr std::size_t kWidth = 24;
+  const auto filled = static_cast<std::size_t>(std::clamp(share, 0.0, 1.0) * kWidth);
+  return "[" + std::string(filled, '#') + std::string(kWidth - filled, '.') + "]";
+}
 
 std::string progress_line(const std::string& what, std::int64_t done, std::int64_t total, double seconds,
                           const std::vector<ProgressAmount>& amounts, bool has_bar) {
   std::string line = what;
   const double share = total > 0 ? std::clamp(static_cast<double>(done) / static_cast<double>(total), 0.0, 1.0) : 0.0;
   if (total > 0) {
-    if (has_bar) {
-      constexpr std::size_t kWidth = 24;
-      const auto filled = static_cast<std::size_t>(share * kWidth);
-      line += "  [" + std::string(filled, '#') + std::string(kWidth - filled, '.') + "]";
-    }
+    if (has_bar) line += "  " + progress_bar(share);
     line += (has_bar ? "  " : " ") + std::to_string(static_cast<int>(share * 100)) + " %";
   }
   if (seconds > 0) {
     for (const ProgressAmount& amount : amounts) line += "  " + rate_text(amount, seconds);
-    if (share > 0 && share < 1) line += "  " + time_text(seconds * (1 - share) / share);
+    if (share > 0 && share < 1) line += "  " + duration_text(seconds * (1 - share) / share) + " left";
   }
   return line;
 }

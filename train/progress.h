@@ -14,6 +14,9 @@ struct ProgressAmount {
   std::string unit;  // "bytes", "tokens"
 };
 
+/// "[######..................]": 24 places, of which `share` (0 to 1) is done.
+[[nodiscard]] std::string progress_bar(double share);
+
 /// "prepare  [#########...............]  38 %  12.4 MB/s  3.1 M tokens/s  0:12 left": the bar, the share and the time
 /// left are there if `total` is known (above 0). At most 79 characters for usual names and units.
 [[nodiscard]] std::string progress_line(const std::string& what, std::int64_t done, std::int64_t total, double seconds,

@@ -1,25 +1,16 @@
 #include "train/run_history.h"
 
 #include <algorithm>
-#include <cmath>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+
+#include "train/log_line.h"
 
 namespace ossature {
 namespace {
 
 using nlohmann::json;
-
-double number(const json& line, const char* key, double otherwise = std::nan("")) {
-  const auto found = line.find(key);
-  return found != line.end() && found->is_number() ? found->get<double>() : otherwise;
-}
-
-std::int64_t count(const json& line, const char* key) {
-  const auto found = line.find(key);
-  return found != line.end() && found->is_number_integer() ? found->get<std::int64_t>() : 0;
-}
 
 std::map<std::string, double> numbers(const json& line, const char* key) {
   std::map<std::string, double> found;
@@ -27,11 +18,6 @@ std::map<std::string, double> numbers(const json& line, const char* key) {
   for (const auto& [name, value] : line[key].items())
     if (value.is_number()) found[name] = value.get<double>();
   return found;
-}
-
-std::string text(const json& line, const char* key) {
-  const auto found = line.find(key);
-  return found != line.end() && found->is_string() ? found->get<std::string>() : "";
 }
 
 }  // namespace
@@ -69,17 +55,18 @@ RunHistory read_run_history(const std::filesystem::path& run_dir) {
     const json line = json::parse(bytes, nullptr, /*allow_exceptions=*/false);
     if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer()) continue;
     const auto step = line["step"].get<std::int64_t>();
-    const std::int64_t learned = count(line, "learned_tokens");
-    const double seconds = number(line, "seconds", 0.0);
+    const std::int64_t learned = log_count(line, "learned_tokens");
+    const double seconds = log_number(line, "seconds", 0.0);
     if (line.contains("validation_loss")) {
-      history.validations.push_back({step, number(line, "validation_loss"), learned, seconds});
+      history.validations.push_back({step, log_number(line, "validation_loss"), learned, seconds});
     } else if (line.contains("skipped_steps")) {
-      history.skipped.push_back({step, count(line, "skipped_steps"), text(line, "non_finite"), text(line, "samples"),
-                                 count(line, "tokens"), learned, seconds});
+      history.skipped.push_back({step, log_count(line, "skipped_steps"), log_text(line, "non_finite"),
+                                 log_text(line, "samples"), log_count(line, "tokens"), learned, seconds});
     } else if (line.contains("loss")) {
-      history.steps.push_back({step, number(line, "loss"), number(line, "learning_rate"), number(line, "grad_norm"),
-                               count(line, "tokens"), learned, seconds, count(line, "peak_rss_bytes"),
-                               numbers(line, "grad_norms"), numbers(line, "adapter_norms")});
+      history.steps.push_back({step, log_number(line, "loss"), log_number(line, "learning_rate"),
+                               log_number(line, "grad_norm"), log_count(line, "tokens"), learned, seconds,
+                               log_count(line, "peak_rss_bytes"), numbers(line, "grad_norms"),
+                               numbers(line, "adapter_norms")});
     }
   }
   return history;

@@ -103,9 +103,9 @@ RunReport read_run_report(const fs::path& run_dir, const std::function<void(std:
   }
   RunReport report;
   report.recipe = read_recipe(run_dir / "recipe.yaml");
-  report.summary = inspect(run_dir);
   report.has_result = fs::exists(run_dir / "adapter/adapter_config.json") || fs::exists(run_dir / "model/config.json");
   report.history = read_run_history(run_dir);
+  report.summary = inspect_run(run_dir, report.recipe, report.history);
   report.sessions = read_sessions(run_dir);
   report.data = {"data",
                  {"file", "used_for", "weight", "samples", "tokens", "learned_tokens", "longest_sample", "mean_length"},

@@ -18,7 +18,7 @@ namespace ossature {
 
 struct RunReport {
   Recipe recipe;
-  Inspection summary;       // inspect() of the folder
+  Inspection summary;       // inspect_run()
   bool has_result = false;  // adapter/ or model/
   RunHistory history;
   std::vector<RunSession> sessions;

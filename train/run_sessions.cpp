@@ -10,6 +10,7 @@
 #include <ATen/Parallel.h>
 
 #include "train/append_file.h"
+#include "train/log_line.h"
 #include "train/version.h"
 
 namespace ossature {
@@ -68,16 +69,11 @@ std::vector<RunSession> read_sessions(const std::filesystem::path& run_dir) {
   std::vector<RunSession> sessions;
   std::ifstream file(run_dir / kFile);
   for (std::string bytes; std::getline(file, bytes);) {
-    const Json line = Json::parse(bytes, nullptr, /*allow_exceptions=*/false);
+    const auto line = nlohmann::json::parse(bytes, nullptr, /*allow_exceptions=*/false);
     if (!line.is_object()) continue;
-    const auto text = [&](const char* key) {
-      return line.contains(key) && line[key].is_string() ? line[key].get<std::string>() : std::string();
-    };
-    const auto count = [&](const char* key) {
-      return line.contains(key) && line[key].is_number_integer() ? line[key].get<std::int64_t>() : 0;
-    };
-    sessions.push_back({count("first_step"), text("started"), text("version"), text("processor"), count("processors"),
-                        count("threads"), count("memory_bytes")});
+    sessions.push_back({log_count(line, "first_step"), log_text(line, "started"), log_text(line, "version"),
+                        log_text(line, "processor"), log_count(line, "processors"), log_count(line, "threads"),
+                        log_count(line, "memory_bytes")});
   }
   return sessions;
 }

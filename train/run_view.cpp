@@ -3,21 +3,14 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstdio>
 #include <iostream>
 #include <vector>
 
+#include "train/number_text.h"
+#include "train/progress.h"
+
 namespace ossature {
 namespace {
-
-constexpr double kKeptOfLoss = 0.9;  // of the smoothed loss from one step to the next
-
-std::string number(const char* format, double value) {
-  char text[64];
-  std::snprintf(text, sizeof text, format, value);
-  return text;
-}
 
 std::size_t terminal_width() {
   winsize size{};
@@ -32,19 +25,18 @@ std::string live_line(const StepMetrics& metrics, const RunOutlook& outlook, std
     std::string text;
     int dropped;  // the higher, the earlier
   };
-  constexpr std::size_t kBar = 24;
   const double done =
       outlook.total_steps > 0 ? static_cast<double>(metrics.step) / static_cast<double>(outlook.total_steps) : 0.0;
-  const auto filled = static_cast<std::size_t>(std::clamp(done, 0.0, 1.0) * kBar);
-  const auto share = outlook.share_of_roofline ? number(" (%.0f %%)", 100 * *outlook.share_of_roofline) : std::string();
+  const auto share =
+      outlook.share_of_roofline ? number_text(" (%.0f %%)", 100 * *outlook.share_of_roofline) : std::string();
   const std::vector<Part> parts{
-      {"[" + std::string(filled, '#') + std::string(kBar - filled, '.') + "]  ", 5},
+      {progress_bar(done) + "  ", 5},
       {std::to_string(metrics.step) + "/" + std::to_string(outlook.total_steps), 0},
-      {number("  loss %.4f", outlook.smoothed_loss), 0},
-      {number("  lr %.2e", metrics.learning_rate), 4},
-      {number("  %.0f tokens/s", metrics.tokens_per_second()), 1},
+      {number_text("  loss %.4f", outlook.smoothed_loss), 0},
+      {number_text("  lr %.2e", metrics.learning_rate), 4},
+      {number_text("  %.0f tokens/s", metrics.tokens_per_second()), 1},
       {share, 2},
-      {number("  %.1f GB", static_cast<double>(metrics.peak_rss_bytes) / 1e9), 3},
+      {number_text("  %.1f GB", static_cast<double>(metrics.peak_rss_bytes) / 1e9), 3},
       {"  " + duration_text(outlook.seconds_left) + " left", 0},
   };
   std::string line;
@@ -73,9 +65,8 @@ void RunView::show(const StepMetrics& metrics, double seconds_left) {
     std::cerr << progress_line(metrics, total_steps_, seconds_left) << std::endl;
     return;
   }
-  loss_sum_ = kKeptOfLoss * loss_sum_ + (1 - kKeptOfLoss) * metrics.loss;
-  loss_weight_ = kKeptOfLoss * loss_weight_ + (1 - kKeptOfLoss);
-  RunOutlook outlook{total_steps_, loss_sum_ / loss_weight_, seconds_left, std::nullopt};
+  loss_.add(metrics.loss);
+  RunOutlook outlook{total_steps_, loss_.value(), seconds_left, std::nullopt};
   if (gflop_per_token_ > 0 && gflop_per_second_ > 0)
     outlook.share_of_roofline = gflop_per_token_ * metrics.tokens_per_second() / gflop_per_second_;
   line_ = live_line(metrics, outlook, terminal_width());

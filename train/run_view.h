@@ -6,6 +6,7 @@
 #include <string>
 
 #include "train/metrics.h"
+#include "train/running_mean.h"
 
 namespace ossature {
 
@@ -42,7 +43,7 @@ class RunView {
   std::int64_t total_steps_;
   double gflop_per_token_, gflop_per_second_;
   bool is_live_;
-  double loss_sum_ = 0, loss_weight_ = 0;
+  RunningMean loss_{0.9};
   std::string line_;  // the live one, to be drawn again below what was said
 };
 

@@ -180,10 +180,12 @@ class Run {
     metrics.loss = sum.loss / sum.weight;
     metrics.learning_rate = learning_rate(schedule_, updates_done(), total_steps_);
     bool is_finite = std::isfinite(metrics.loss);
-    metrics.grad_norms = gradient_norms(model_.parameters());
-    for (auto& [group, norm] : metrics.grad_norms) norm /= sum.weight;
     try {
-      if (is_finite) metrics.grad_norm = optimizer_.step(metrics.learning_rate, sum.weight);
+      if (is_finite) {
+        metrics.grad_norms = gradient_norms(model_.parameters());
+        for (auto& [group, norm] : metrics.grad_norms) norm /= sum.weight;
+        metrics.grad_norm = optimizer_.step(metrics.learning_rate, sum.weight);
+      }
     } catch (const NonFiniteError&) {
       is_finite = false;
     }

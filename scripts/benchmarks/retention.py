@@ -236,7 +236,7 @@ def main():
     options.program, options.folder = options.program.resolve(), options.folder.resolve()
     file = options.results or options.folder / "results.jsonl"
 
-    study, runs = None, []
+    study, runs, earlier = None, [], known(file)
     for targets in options.targets:
         for percent in options.strengths:
             for seed in options.seeds:
@@ -244,7 +244,7 @@ def main():
                 cell = {"targets": targets, "percent": percent, "seed": seed, "rank": options.rank, "steps": steps, "rate": rate}
                 adapter = None
                 for variant in options.variants:
-                    figures = known(file).get(key({**cell, "variant": variant}))
+                    figures = earlier.get(key({**cell, "variant": variant}))
                     if figures is None:
                         study = study or Study(options)
                         adapter = adapter or study.train(targets, percent, seed)

@@ -13,6 +13,7 @@
 
 #include "data/sha256.h"
 #include "tests/cli/workspace.h"
+#include "tests/support/occurrences.h"
 
 namespace ossature {
 namespace {
@@ -45,12 +46,6 @@ void expect_sound(const std::string& page) {
   EXPECT_EQ(static_cast<std::size_t>(std::count(page.begin(), page.end(), '<')), tags + 1)
       << "but for the first line, all that looks like a tag is one";
   for (const char* fetches : {"url(", "@import"}) EXPECT_EQ(page.find(fetches), std::string::npos) << fetches;
-}
-
-std::size_t count(const std::string& text, const std::string& part) {
-  std::size_t found = 0;
-  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
-  return found;
 }
 
 /// The cell beside the head `name`; "" if there is none.

@@ -6,14 +6,10 @@
 #include <cmath>
 #include <string>
 
+#include "tests/support/occurrences.h"
+
 namespace ossature {
 namespace {
-
-std::size_t count(const std::string& text, const std::string& part) {
-  std::size_t found = 0;
-  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
-  return found;
-}
 
 /// The opacity of the cell that tells `told`; "" if it is empty.
 std::string opacity_of(const std::string& svg, const std::string& told) {

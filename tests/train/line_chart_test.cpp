@@ -7,14 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "tests/support/occurrences.h"
+
 namespace ossature {
 namespace {
-
-std::size_t count(const std::string& text, const std::string& part) {
-  std::size_t found = 0;
-  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++found;
-  return found;
-}
 
 /// The path of the first line.
 std::string path(const std::string& svg) {

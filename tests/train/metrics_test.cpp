@@ -14,7 +14,9 @@
 #include <system_error>
 #include <vector>
 
+#include "tests/malformed/scratch.h"
 #include "train/memory_use.h"
+#include "train/number_text.h"
 
 namespace ossature {
 namespace {
@@ -23,19 +25,8 @@ namespace fs = std::filesystem;
 
 class Metrics : public testing::Test {
  protected:
-  void SetUp() override {
-    std::string pattern = (fs::temp_directory_path() / "ossature-metrics-XXXXXX").string();
-    ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-    dir_ = pattern;
-  }
-  void TearDown() override { fs::remove_all(dir_); }
-
-  [[nodiscard]] static std::string read(const fs::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
-  }
-
-  fs::path dir_;
+  Scratch scratch_;
+  const fs::path& dir_ = scratch_.path();
 };
 
 StepMetrics step(std::int64_t number) {
@@ -53,7 +44,7 @@ TEST_F(Metrics, LinesHoldTheDocumentedKeysExactly) {
   MetricsLog log(dir_ / "run", 0);
   log.write(step(1));
   log.write(ValidationMetrics{.step = 1, .validation_loss = 2.5, .learned_tokens = 9, .seconds = 0.5});
-  EXPECT_EQ(read(dir_ / "run/metrics.jsonl"),
+  EXPECT_EQ(read_bytes(dir_ / "run/metrics.jsonl"),
             "{\"step\":1,\"loss\":0.30000000000000004,\"learning_rate\":0.0001,\"grad_norm\":2.5,\"tokens\":300,"
             "\"learned_tokens\":70,\"tokens_per_second\":200.0,\"seconds\":1.5,\"peak_rss_bytes\":3000000000}\n"
             "{\"step\":1,\"validation_loss\":2.5,\"learned_tokens\":9,\"seconds\":0.5}\n");
@@ -65,7 +56,7 @@ TEST_F(Metrics, NormsByGroupComeLast) {
   metrics.grad_norms = {{"q_proj", 0.5}, {"experts.down_proj", 2.0}};
   metrics.adapter_norms = {{"q_proj", 0.25}};
   log.write(metrics);
-  EXPECT_TRUE(read(dir_ / "run/metrics.jsonl")
+  EXPECT_TRUE(read_bytes(dir_ / "run/metrics.jsonl")
                   .ends_with("\"peak_rss_bytes\":3000000000,\"grad_norms\":{\"experts.down_proj\":2.0,\"q_proj\":0.5},"
                              "\"adapter_norms\":{\"q_proj\":0.25}}\n"));
 }
@@ -75,14 +66,14 @@ TEST_F(Metrics, ResumingDropsWhatWasNotSaved) {
     MetricsLog log(dir_, 0);
     for (std::int64_t i = 1; i <= 5; ++i) log.write(step(i));
   }
-  const std::string five = read(dir_ / "metrics.jsonl");
+  const std::string five = read_bytes(dir_ / "metrics.jsonl");
   std::ofstream(dir_ / "metrics.jsonl", std::ios::app) << "{\"step\":2,\"lo";  // killed while writing
   { MetricsLog log(dir_, 3); }
-  const std::string three = read(dir_ / "metrics.jsonl");
+  const std::string three = read_bytes(dir_ / "metrics.jsonl");
   EXPECT_TRUE(five.starts_with(three));
   EXPECT_EQ(std::count(three.begin(), three.end(), '\n'), 3);
   { MetricsLog log(dir_, 0); }
-  EXPECT_EQ(read(dir_ / "metrics.jsonl"), "");
+  EXPECT_EQ(read_bytes(dir_ / "metrics.jsonl"), "");
 }
 
 TEST_F(Metrics, UnwritableRunFolderIsADiskError) {
@@ -142,7 +133,7 @@ TEST_F(Metrics, EventFileHoldsTheMessages) {
   }
   const fs::path path = fs::directory_iterator(dir_)->path();
   EXPECT_NE(path.filename().string().find("tfevents"), std::string::npos);
-  const std::vector<std::string> events = events_of(read(path));
+  const std::vector<std::string> events = events_of(read_bytes(path));
   ASSERT_EQ(events.size(), 4U);
   for (const std::string& event : events) {
     ASSERT_EQ(event[0], '\x09');  // wall_time, a double
