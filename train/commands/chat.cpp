@@ -1,10 +1,14 @@
+#include <fcntl.h>
+#include <poll.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <array>
 #include <cerrno>
 #include <csignal>
 #include <iostream>
 #include <memory>
+#include <system_error>
 #include <utility>
 
 #include "data/utf8.h"
@@ -24,24 +28,43 @@ struct Options {
 };
 
 volatile std::sig_atomic_t interrupted = 0;  // a signal handler can reach nothing else
+std::array<int, 2> interrupts = {-1, -1};  // a pipe: a byte of each signal, so that none is missed before a wait begins
 
-/// While one lives, SIGINT only sets the flag, and makes reading return.
+/// While one lives, SIGINT only sets the flag and ends waiting for a line.
 class InterruptFlag {
  public:
   InterruptFlag() {
+    if (::pipe2(interrupts.data(), O_NONBLOCK | O_CLOEXEC) != 0)
+      throw std::system_error(errno, std::generic_category(), "chat: a pipe cannot be made");
     struct sigaction action = {};
-    action.sa_handler = [](int) { interrupted = 1; };
+    action.sa_handler = [](int) {
+      const int error = errno;
+      interrupted = 1;
+      [[maybe_unused]] const auto written = ::write(interrupts[1], "", 1);
+      errno = error;
+    };
     ::sigaction(SIGINT, &action, &before_);
   }
-  ~InterruptFlag() { ::sigaction(SIGINT, &before_, nullptr); }
+  ~InterruptFlag() {
+    ::sigaction(SIGINT, &before_, nullptr);
+    for (const int end : interrupts) ::close(end);
+  }
   InterruptFlag(const InterruptFlag&) = delete;
   InterruptFlag& operator=(const InterruptFlag&) = delete;
+
+  /// Signals until now have had their effect.
+  static void reset() {
+    char bytes[64];
+    while (::read(interrupts[0], bytes, sizeof bytes) > 0) {
+    }
+    interrupted = 0;
+  }
 
  private:
   struct sigaction before_ = {};
 };
 
-/// Lines of standard input. Reads by itself, as streams go on after a signal.
+/// Lines of standard input. Reads by itself, as streams go on after a signal. Needs an InterruptFlag.
 class LineReader {
  public:
   enum Result { kLine, kInterrupted, kEnd };
@@ -55,12 +78,16 @@ class LineReader {
         return kLine;
       }
       if (is_at_end_) return kEnd;
-      char bytes[4096];
-      const auto size = ::read(STDIN_FILENO, bytes, sizeof bytes);
-      if (size < 0 && errno == EINTR) {
+      std::array<pollfd, 2> ready{{{STDIN_FILENO, POLLIN, 0}, {interrupts[0], POLLIN, 0}}};
+      if (::poll(ready.data(), ready.size(), -1) < 0 && errno != EINTR) return kEnd;
+      if (ready[1].revents != 0) {
+        InterruptFlag::reset();
         buffer_.clear();
         return kInterrupted;
       }
+      if (ready[0].revents == 0) continue;
+      char bytes[4096];
+      const auto size = ::read(STDIN_FILENO, bytes, sizeof bytes);
       if (size <= 0) is_at_end_ = true;
       if (size > 0) buffer_.append(bytes, static_cast<std::size_t>(size));
     }
@@ -79,7 +106,7 @@ constexpr const char* kHelp =
 
 void answer(ChatSession& session, const Harmony& harmony, const std::string& text, bool shows_thinking) {
   ReplyPrinter printer(std::cout, harmony.tokenizer(), {shows_thinking, is_terminal(STDOUT_FILENO)});
-  interrupted = 0;
+  InterruptFlag::reset();
   Reply reply;
   try {
     reply = session.ask(text, [&](std::int32_t token) {
@@ -91,6 +118,7 @@ void answer(ChatSession& session, const Harmony& harmony, const std::string& tex
     return;
   }
   printer.finish();
+  InterruptFlag::reset();
   const std::string finish = reply.finish;
   if (finish == "length") std::cerr << "note: cut after " << reply.tokens.size() << " tokens\n";
   if (finish == "stopped") std::cerr << "note: stopped\n";
