@@ -31,8 +31,12 @@ struct MicroBatch {
         inputs(transformer.layers().size()),
         outputs(transformer.layers().size()) {}
 
-  [[nodiscard]] Pass pass(bool only_for_backward, bool experts_on_grid) const {
-    return {placed.layout, placed.rope, rows.dropout_seed, only_for_backward, experts_on_grid};
+  [[nodiscard]] Pass forward_pass(const BackpropagationOptions& options) const {
+    return {placed.layout, placed.rope, rows.dropout_seed, false, options.experts_on_grid, options.router_load};
+  }
+  /// Of a layer that runs again: the router's load has its tokens already.
+  [[nodiscard]] Pass second_pass(const BackpropagationOptions& options) const {
+    return {placed.layout, placed.rope, rows.dropout_seed, true, options.experts_on_grid};
   }
 };
 
@@ -96,7 +100,7 @@ LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows>
         batch.inputs[i] = input;
       }
       at::AutoGradMode mode(n >= first_kept);
-      at::Tensor output = transformer.run_layer(n, input, batch.pass(false, options.experts_on_grid));
+      at::Tensor output = transformer.run_layer(n, input, batch.forward_pass(options));
       batch.x = output.detach();
       if (n >= first_kept) batch.outputs[i] = std::move(output);
     }
@@ -116,7 +120,7 @@ LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows>
       at::Tensor output = std::move(batch.outputs[i]);
       if (n < first_kept) {
         at::AutoGradMode mode(true);
-        output = transformer.run_layer(n, batch.inputs[i], batch.pass(true, options.experts_on_grid));
+        output = transformer.run_layer(n, batch.inputs[i], batch.second_pass(options));
       }
       torch::autograd::backward({output}, {batch.grad});
       output.reset();

@@ -26,9 +26,10 @@ struct TokenRows {
 inline constexpr std::int64_t kAllLayers = std::numeric_limits<std::int64_t>::max();
 
 struct BackpropagationOptions {
-  std::int64_t kept_layers = 0;  // of the layers that train, the last ones, which do not run again
-  bool experts_on_grid = false;  // see ExpertsOptions
-  LayerPager* pager = nullptr;   // of the transformer's checkpoint, if it is to be read as it is used
+  std::int64_t kept_layers = 0;       // of the layers that train, the last ones, which do not run again
+  bool experts_on_grid = false;       // see ExpertsOptions
+  LayerPager* pager = nullptr;        // of the transformer's checkpoint, if it is to be read as it is used
+  RouterLoad* router_load = nullptr;  // counts each token once in each layer, if given
 };
 
 struct LossSum {

@@ -86,6 +86,7 @@ Transformer::ExpertInput Transformer::expert_input(std::int64_t n, const at::Ten
 at::Tensor Transformer::finish_layer(std::int64_t n, const at::Tensor& x, const at::Tensor& out,
                                      const Pass& pass) const {
   const ExpertInput input = expert_input(n, x, out, pass);
+  if (pass.router_load != nullptr) pass.router_load->add(n, input.routing.indices);
   const ExpertsOptions options{config_.swiglu_limit, key_at(pass, n, kExperts), pass.only_for_backward,
                                pass.experts_on_grid};
   return input.attended +

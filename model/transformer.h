@@ -13,6 +13,7 @@
 #include "model/experts.h"
 #include "model/linear.h"
 #include "model/rope.h"
+#include "model/router_load.h"
 
 namespace ossature {
 
@@ -30,9 +31,10 @@ struct Layer {
 struct Pass {
   const SequenceLayout& layout;
   const RopeTable& rope;
-  std::uint64_t dropout_seed = 0;  // 0: no dropout
-  bool only_for_backward = false;  // see ExpertsOptions
-  bool experts_on_grid = false;    // see ExpertsOptions
+  std::uint64_t dropout_seed = 0;     // 0: no dropout
+  bool only_for_backward = false;     // see ExpertsOptions
+  bool experts_on_grid = false;       // see ExpertsOptions
+  RouterLoad* router_load = nullptr;  // counts the pass, if given
 };
 
 /// A key that attention heads have computed: what a decoder keeps of past tokens.

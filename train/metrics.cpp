@@ -1,6 +1,5 @@
 #include "train/metrics.h"
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -12,26 +11,6 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-/// Leaves the lines of `file` up to step `steps_done`. A line that a killed program left unfinished goes too.
-fs::path keep_steps(const fs::path& file, std::int64_t steps_done) {
-  fs::create_directories(file.parent_path());
-  const fs::path rest = file.string() + ".partial";
-  fs::remove(rest);
-  {
-    AppendFile out(rest);
-    std::ifstream in(file);
-    std::string line;
-    while (steps_done > 0 && std::getline(in, line) && !in.eof()) {
-      const Json object = Json::parse(line, nullptr, /*allow_exceptions=*/false);
-      if (object.is_object() && object.contains("step") && object["step"].is_number_integer() &&
-          object["step"] <= steps_done)
-        out.append(line + "\n");
-    }
-  }
-  fs::rename(rest, file);
-  return file;
-}
-
 std::string step_text(std::int64_t step, std::int64_t total_steps) {
   return "step " + std::to_string(step) + "/" + std::to_string(total_steps);
 }
@@ -39,7 +18,7 @@ std::string step_text(std::int64_t step, std::int64_t total_steps) {
 }  // namespace
 
 MetricsLog::MetricsLog(const fs::path& run_dir, std::int64_t steps_done)
-    : lines_(keep_steps(run_dir / "metrics.jsonl", steps_done)),
+    : lines_(run_dir / "metrics.jsonl", steps_done),
       // Step 0 is the untrained model's validation, so a run that starts anew forgets that too.
       events_(run_dir / "tensorboard", steps_done > 0 ? steps_done + 1 : 0) {}
 
@@ -55,7 +34,10 @@ void MetricsLog::write(const StepMetrics& metrics) {
                {"peak_rss_bytes", metrics.peak_rss_bytes}};
   if (!metrics.grad_norms.empty()) line["grad_norms"] = metrics.grad_norms;
   if (!metrics.adapter_norms.empty()) line["adapter_norms"] = metrics.adapter_norms;
-  lines_.append(line.dump() + "\n");
+  if (!metrics.channel_tokens.empty()) line["channel_tokens"] = metrics.channel_tokens;
+  if (!metrics.router_load.empty()) line["router_load"] = metrics.router_load;
+  if (!metrics.expert_tokens.empty()) line["expert_tokens"] = metrics.expert_tokens;
+  lines_.append(line.dump());
   events_.scalar("train/loss", metrics.step, metrics.loss);
   events_.scalar("train/learning_rate", metrics.step, metrics.learning_rate);
   events_.scalar("train/grad_norm", metrics.step, metrics.grad_norm);
@@ -63,6 +45,11 @@ void MetricsLog::write(const StepMetrics& metrics) {
   events_.scalar("train/peak_rss_gigabytes", metrics.step, static_cast<double>(metrics.peak_rss_bytes) / 1e9);
   for (const auto& [group, norm] : metrics.grad_norms) events_.scalar("grad_norm/" + group, metrics.step, norm);
   for (const auto& [group, norm] : metrics.adapter_norms) events_.scalar("adapter_norm/" + group, metrics.step, norm);
+  for (const auto& [channel, tokens] : metrics.channel_tokens)
+    events_.scalar("learned_tokens/" + channel, metrics.step, static_cast<double>(tokens));
+  for (std::size_t n = 0; n < metrics.router_load.size(); ++n)
+    events_.scalar(number_text("router_load/layer_%03.0f", static_cast<double>(n)), metrics.step,
+                   metrics.router_load[n]);
 }
 
 void MetricsLog::write(const SkippedStep& skipped) {
@@ -73,7 +60,7 @@ void MetricsLog::write(const SkippedStep& skipped) {
                      {"tokens", skipped.tokens},
                      {"learned_tokens", skipped.learned_tokens},
                      {"seconds", skipped.seconds}};
-  lines_.append(line.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+  lines_.append(line.dump(-1, ' ', false, Json::error_handler_t::replace));
   events_.scalar("train/skipped_steps", skipped.step, static_cast<double>(skipped.skipped_steps));
 }
 
@@ -82,7 +69,7 @@ void MetricsLog::write(const ValidationMetrics& metrics) {
                      {"validation_loss", metrics.validation_loss},
                      {"learned_tokens", metrics.learned_tokens},
                      {"seconds", metrics.seconds}};
-  lines_.append(line.dump() + "\n");
+  lines_.append(line.dump());
   events_.scalar("validation/loss", metrics.step, metrics.validation_loss);
 }
 

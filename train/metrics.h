@@ -7,9 +7,10 @@
 #include <map>
 #include <string>
 #include <string_view>
+#include <vector>
 
-#include "train/append_file.h"
 #include "train/event_file.h"
+#include "train/step_log.h"
 
 namespace ossature {
 
@@ -18,13 +19,16 @@ struct StepMetrics {
   std::int64_t step = 0;  // steps done, this one included
   double loss = 0;        // weighted mean over the learned tokens of the step
   double learning_rate = 0;
-  double grad_norm = 0;                              // before clipping
-  std::int64_t tokens = 0;                           // computed in the step
-  std::int64_t learned_tokens = 0;                   // of these, targets with a weight
-  double seconds = 0;                                // wall-clock time of the step
-  std::int64_t peak_rss_bytes = 0;                   // of the process so far
-  std::map<std::string, double> grad_norms = {};     // grad_norm by group of targets
-  std::map<std::string, double> adapter_norms = {};  // of the deltas after the step, where measured
+  double grad_norm = 0;                                       // before clipping
+  std::int64_t tokens = 0;                                    // computed in the step
+  std::int64_t learned_tokens = 0;                            // of these, targets with a weight
+  double seconds = 0;                                         // wall-clock time of the step
+  std::int64_t peak_rss_bytes = 0;                            // of the process so far
+  std::map<std::string, double> grad_norms = {};              // grad_norm by group of targets
+  std::map<std::string, double> adapter_norms = {};           // of the deltas after the step, where measured
+  std::map<std::string, std::int64_t> channel_tokens = {};    // learned_tokens by kind of segment, where it is known
+  std::vector<double> router_load = {};                       // RouterLoad::largest_over_mean() of the step
+  std::vector<std::vector<std::int64_t>> expert_tokens = {};  // RouterLoad::tokens() of the step, where written
 
   [[nodiscard]] double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
@@ -62,7 +66,7 @@ class MetricsLog {
   void write_recipe(std::string_view yaml);
 
  private:
-  AppendFile lines_;
+  StepLog lines_;
   EventFile events_;
 };
 

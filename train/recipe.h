@@ -101,6 +101,8 @@ struct Recipe {
     std::optional<std::int64_t> every_steps = 100;  // null: only at the end
     std::optional<std::int64_t> early_stopping_patience;
     bool keep_best = false;  // the result is the values with the lowest validation loss; so it is with early stopping
+    std::vector<std::string> sample_prompts;  // user messages that the model answers at each evaluation
+    std::int64_t sample_tokens = 128;         // of a reply at most
     [[nodiscard]] bool keeps_best() const { return keep_best || early_stopping_patience; }
     bool operator==(const Evaluation&) const = default;
   } evaluation;

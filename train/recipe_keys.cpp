@@ -170,6 +170,14 @@ std::vector<RecipeKey> make_keys() {
           "Whether the result is what had the lowest validation loss and not the last; with early stopping it always "
           "is",
           [](auto& r) -> auto& { return r.evaluation.keep_best; }),
+      key(
+          "evaluation.sample_prompts",
+          "User messages that the model answers before the first step and at each evaluation, always with the most "
+          "probable token: RUN/samples.jsonl",
+          [](auto& r) -> auto& { return r.evaluation.sample_prompts; }),
+      key(
+          "evaluation.sample_tokens", "Tokens of such a reply at most",
+          [](auto& r) -> auto& { return r.evaluation.sample_tokens; }, between(1, 8192)),
 
       key(
           "checkpoint.every_steps", "Steps between checkpoints; null saves at the end only",

@@ -20,6 +20,36 @@ std::map<std::string, double> numbers(const json& line, const char* key) {
   return found;
 }
 
+std::map<std::string, std::int64_t> counts(const json& line, const char* key) {
+  std::map<std::string, std::int64_t> found;
+  if (!line.contains(key) || !line[key].is_object()) return found;
+  for (const auto& [name, value] : line[key].items())
+    if (value.is_number_integer()) found[name] = value.get<std::int64_t>();
+  return found;
+}
+
+/// A list of numbers; empty if anything in it is none.
+template <class Number>
+std::vector<Number> list(const json& values) {
+  std::vector<Number> found;
+  if (!values.is_array()) return found;
+  for (const json& value : values) {
+    if (!value.is_number()) return {};
+    found.push_back(value.get<Number>());
+  }
+  return found;
+}
+
+std::vector<std::vector<std::int64_t>> rows(const json& line, const char* key) {
+  std::vector<std::vector<std::int64_t>> found;
+  if (!line.contains(key) || !line[key].is_array()) return found;
+  for (const json& row : line[key]) {
+    found.push_back(list<std::int64_t>(row));
+    if (found.back().size() != found.front().size()) return {};
+  }
+  return found;
+}
+
 }  // namespace
 
 std::int64_t RunHistory::last_step() const {
@@ -66,7 +96,9 @@ RunHistory read_run_history(const std::filesystem::path& run_dir) {
       history.steps.push_back({step, log_number(line, "loss"), log_number(line, "learning_rate"),
                                log_number(line, "grad_norm"), log_count(line, "tokens"), learned, seconds,
                                log_count(line, "peak_rss_bytes"), numbers(line, "grad_norms"),
-                               numbers(line, "adapter_norms")});
+                               numbers(line, "adapter_norms"), counts(line, "channel_tokens"),
+                               line.contains("router_load") ? list<double>(line["router_load"]) : std::vector<double>(),
+                               rows(line, "expert_tokens")});
     }
   }
   return history;

@@ -6,7 +6,9 @@
 #include "data/token_file.h"
 #include "model/adapter.h"
 #include "model/checkpoint.h"
+#include "train/run_state.h"
 #include "train/token_report.h"
+#include "train/trained_model.h"
 
 namespace ossature {
 namespace {
@@ -22,6 +24,8 @@ void unless_missing(RunReport& report, const std::string& what, const Work& work
   } catch (const DataError& error) {
     report.missing.push_back(what + ": " + error.what());
   } catch (const CheckpointError& error) {
+    report.missing.push_back(what + ": " + error.what());
+  } catch (const RecipeError& error) {
     report.missing.push_back(what + ": " + error.what());
   } catch (const std::system_error& error) {
     report.missing.push_back(what + ": " + error.what());
@@ -65,6 +69,19 @@ void add_token_file(RunReport& report, const std::string& use, const fs::path& p
   });
 }
 
+/// The adapter of a run that has not written it yet: that of its newest whole checkpoint.
+void add_checkpoint(RunReport& report, const fs::path& run_dir, const std::optional<ModelConfig>& config) {
+  unless_missing(report, "adapter", [&] {
+    if (config && has_run_state(run_dir)) {
+      const Lora lora = adapter_of(report.recipe, *config);
+      report.adapter_step = read_saved_values(run_dir, lora.parameters());
+      if (report.adapter_step) report.adapter = measure(lora);
+    }
+    if (!report.adapter_step)
+      report.missing.emplace_back("adapter: not written yet; a run writes it at its end, and checkpoints before");
+  });
+}
+
 /// Of the base only headers are digested: those of 120 billion parameters take minutes in whole.
 void add_models(RunReport& report, const fs::path& run_dir) {
   std::optional<ModelConfig> config;
@@ -83,7 +100,7 @@ void add_models(RunReport& report, const fs::path& run_dir) {
     return;
   }
   if (!fs::exists(adapter / "adapter_config.json")) {
-    report.missing.emplace_back("adapter: not written yet; a run writes it at its end");
+    add_checkpoint(report, run_dir, config);
     return;
   }
   unless_missing(report, "adapter", [&] {
@@ -107,6 +124,7 @@ RunReport read_run_report(const fs::path& run_dir, const std::function<void(std:
   report.history = read_run_history(run_dir);
   report.summary = inspect_run(run_dir, report.recipe, report.history);
   report.sessions = read_sessions(run_dir);
+  report.samples = read_sample_replies(run_dir);
   report.data = {"data",
                  {"file", "used_for", "weight", "samples", "tokens", "learned_tokens", "longest_sample", "mean_length"},
                  {}};

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "train/recipe.h"
 #include "train/run_history.h"
 #include "train/run_sessions.h"
+#include "train/sample_replies.h"
 
 namespace ossature {
 
@@ -25,6 +27,8 @@ struct RunReport {
   Inspection::Table data;      // a row a token file
   Inspection::Table channels;  // a row a file and kind of segment; empty where harmony's tokens are not known
   std::vector<TargetFigures> adapter;
+  std::optional<std::int64_t> adapter_step;  // of a run without a result: the checkpoint that `adapter` is of
+  std::vector<SampleReply> samples;
   std::vector<CardSource> sources;  // base and adapter, with digests
   /// What could not be shown, and why: a file that is gone, an adapter that is not written yet.
   std::vector<std::string> missing;

@@ -5,16 +5,15 @@
 
 #include "train/adapter_report.h"
 #include "train/line_chart.h"
-#include "train/markup.h"
+#include "train/page_tables.h"
 #include "train/recipe_keys.h"
 #include "train/run_report.h"
-#include "train/visible_text.h"
+#include "train/run_report_sections.h"
 
 namespace ossature {
 namespace {
 
 using Table = Inspection::Table;
-using Value = Inspection::Value;
 
 /// By which is_report_page() knows a page; a part of kHead.
 constexpr const char* kGenerator = "<meta name=\"generator\" content=\"ossature report\">";
@@ -43,6 +42,10 @@ p, figcaption { margin: .25rem 0; color: var(--faint); font-size: .9rem; overflo
 figure { margin: 0; max-width: 100%; }
 .maps { display: flex; flex-wrap: wrap; gap: 0 1rem; }
 summary { cursor: pointer; margin: .5rem 0; }
+h4 { font-size: .9rem; margin: .5rem 0 .25rem; }
+.replies { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: .5rem 1.25rem; }
+.said { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .95rem; border-left: 3px solid var(--line);
+  padding-left: .6rem; margin-bottom: .5rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.25rem; }
 .wide { overflow-x: auto; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: .9rem; }
@@ -59,55 +62,10 @@ thead th { vertical-align: bottom; }
 mark { background: var(--changed); color: inherit; padding: 0 .2em; border-radius: 2px; }
 figure .heat { display: block; }
 figure .heat .page { fill: none; }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3 { break-after: avoid; }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3, h4 { break-after: avoid; }
   figure, tr { break-inside: avoid; } .wide { overflow: visible; } .heat { max-width: 100%; height: auto; }
   .charts { grid-template-columns: 1fr 1fr; } mark { font-weight: 600; } }
 )";
-
-std::string shown(std::string_view text) {
-  return escaped_markup(visible_line(text));
-}
-
-bool is_number(const Value& value) {
-  return std::holds_alternative<std::int64_t>(value) || std::holds_alternative<double>(value);
-}
-
-std::string cell(const std::string& column, const Value& value) {
-  return (is_number(value) ? "<td class=\"number\">" : "<td class=\"text\">") + shown(value_text(column, value)) +
-         "</td>";
-}
-
-/// `wide` in a frame of its own that scrolls, where the screen is narrower; the keyboard reaches it.
-std::string scrolling(const std::string& label, const std::string& wide) {
-  return "<div class=\"wide\" role=\"region\" tabindex=\"0\" aria-label=\"" + shown(label) + "\">\n" + wide +
-         "</div>\n";
-}
-
-std::string table_html(const std::string& caption, const Table& table) {
-  std::string html = "<table>\n<caption>" + shown(caption) + "</caption>\n<thead><tr>";
-  for (std::size_t c = 0; c < table.columns.size(); ++c) {
-    const bool numbers = !table.rows.empty() && is_number(table.rows.front()[c]);
-    html += std::string("<th scope=\"col\"") + (numbers ? " class=\"number\"" : "") + ">" +
-            shown(title_of(table.columns[c])) + "</th>";
-  }
-  html += "</tr></thead>\n<tbody>\n";
-  for (const auto& row : table.rows) {
-    html += "<tr>";
-    for (std::size_t c = 0; c < row.size(); ++c) html += cell(table.columns[c], row[c]);
-    html += "</tr>\n";
-  }
-  return scrolling(caption, html + "</tbody>\n</table>\n");
-}
-
-/// Names and values below each other.
-std::string fields_html(const std::string& caption, const std::vector<std::pair<std::string, Value>>& fields) {
-  std::string html = "<table>\n<caption>" + shown(caption) + "</caption>\n<tbody>\n";
-  for (const auto& [name, value] : fields) {
-    html += "<tr><th scope=\"row\">" + shown(title_of(name)) + "</th><td class=\"text\">" +
-            shown(value_text(name, value)) + "</td></tr>\n";
-  }
-  return html + "</tbody>\n</table>\n";
-}
 
 template <class Figure>
 ChartLine line_of(const std::vector<StepMetrics>& steps, const std::string& name, const Figure& figure) {
@@ -228,8 +186,10 @@ std::string adapter_maps(const RunReport& report) {
   for (const HeatMap& map : norm_maps(report.adapter))
     html += "<figure>" + scrolling(map.title + " by layer", heat_maps_svg("", {{map}})) + "</figure>\n";
   if (html.empty()) return html;
-  return "<h2 id=\"adapter\">Adapter</h2>\n<p>The Frobenius norm of what the adapter adds: layers downwards, "
-         "weights or experts across.</p>\n<div class=\"maps\">\n" +
+  return "<h2 id=\"adapter\">Adapter" +
+         (report.adapter_step ? " after step " + std::to_string(*report.adapter_step) : "") +
+         "</h2>\n<p>The Frobenius norm of what the adapter adds: layers downwards, weights or experts "
+         "across.</p>\n<div class=\"maps\">\n" +
          html + "</div>\n<details><summary>Norms and ranks, as tables</summary>\n" +
          table_html("By layer and weight", figures_report("adapter", report.adapter, false).tables.front()) +
          "</details>\n";
@@ -261,7 +221,7 @@ std::string data_tables(const RunReport& report) {
   if (report.data.rows.empty()) return "<p>No token file of the run can be read any more.</p>\n";
   std::string html = table_html("Token files", report.data);
   if (!report.channels.rows.empty()) html += table_html("By channel", report.channels);
-  return html;
+  return html + learned_channels(report.history.steps);
 }
 
 }  // namespace
@@ -276,9 +236,10 @@ std::string report_page(const RunReport& report) {
           (report.has_result ? "; its result is written" : " so far; no result is written yet") + "</p>\n";
   html += fields_html("Summary", report.summary.fields);
   html += curves(report);
+  html += samples_section(report.samples);
   html += "<h2 id=\"recipe\">Recipe</h2>\n" + recipe_table(report.recipe);
   html += "<h2 id=\"data\">Data</h2>\n" + data_tables(report);
-  html += adapter_maps(report) + machine(report);
+  html += adapter_maps(report) + router_section(report.history.steps) + machine(report);
   if (!report.missing.empty()) {
     html += "<h2 id=\"missing\">What is not here</h2>\n<ul>\n";
     for (const std::string& missing : report.missing) html += "<li>" + shown(missing) + "</li>\n";

@@ -122,6 +122,47 @@ RunPosition read_position(const fs::path& path, std::int64_t step, std::uint32_t
   return position;
 }
 
+/// A state whose bytes are those that were written, of the parameters that are asked for.
+struct OpenedState {
+  std::shared_ptr<const SafetensorsFile> file;
+  RunPosition position;
+};
+
+/// Throws DamagedState, or CheckpointError if the state is of another run.
+OpenedState open_state(const fs::path& dir, std::int64_t step, const ParameterSet& parameters) {
+  OpenedState state;
+  try {
+    state.file = SafetensorsFile::open(dir / kTensorFile);
+  } catch (const CheckpointError& error) {
+    throw DamagedState(error.what());
+  }
+  std::uint32_t expected_checksum = 0;
+  state.position = read_position(dir / kPositionFile, step, expected_checksum);
+  if (checksum(*state.file) != expected_checksum) {
+    throw DamagedState((dir / kTensorFile).string() + ": has other bytes than were written (CRC-32C)");
+  }
+  const auto found = state.file->metadata().find("signature");
+  if (found == state.file->metadata().end() || found->second != signature(parameters)) {
+    throw CheckpointError(
+        dir.string() +
+        ": is of other parameters than the recipe now asks for; resume with the recipe that began the run");
+  }
+  return state;
+}
+
+/// The tensor `name`, which must be as `like`. Throws DamagedState.
+at::Tensor read_like(const OpenedState& state, const fs::path& dir, const std::string& name, const at::Tensor& like) {
+  const TensorInfo* info = state.file->find(name);
+  if (info == nullptr || info->dtype != dtype_of(like) || info->shape != like.sizes().vec()) {
+    throw DamagedState((dir / kTensorFile).string() + ": " + name + " is missing or misshapen");
+  }
+  at::Tensor tensor = wrap(state.file, *info);
+  if (!tensor.isfinite().all().item<bool>()) {
+    throw DamagedState((dir / kTensorFile).string() + ": " + name + " holds a value that is not finite");
+  }
+  return tensor;
+}
+
 struct SavedState {
   RunPosition position;
   at::Tensor values;
@@ -130,47 +171,21 @@ struct SavedState {
 
 /// Throws DamagedState, or CheckpointError if the state is of another run.
 SavedState read_state(const fs::path& dir, std::int64_t step, const ParameterSet& parameters, const AdamW& optimizer) {
-  std::shared_ptr<const SafetensorsFile> file;
-  try {
-    file = SafetensorsFile::open(dir / kTensorFile);
-  } catch (const CheckpointError& error) {
-    throw DamagedState(error.what());
-  }
+  const OpenedState state = open_state(dir, step, parameters);
   SavedState saved;
-  std::uint32_t expected_checksum = 0;
-  saved.position = read_position(dir / kPositionFile, step, expected_checksum);
-  if (checksum(*file) != expected_checksum) {
-    throw DamagedState((dir / kTensorFile).string() + ": has other bytes than were written (CRC-32C)");
-  }
-  const auto found = file->metadata().find("signature");
-  if (found == file->metadata().end() || found->second != signature(parameters)) {
-    throw CheckpointError(
-        dir.string() +
-        ": is of other parameters than the recipe now asks for; resume with the recipe that began the run");
-  }
-  const TensorInfo* moment = file->find("exp_avg");
+  saved.position = state.position;
+  const TensorInfo* moment = state.file->find("exp_avg");
   if (const DType expected = dtype_of(optimizer.state().at("exp_avg"));
       moment != nullptr && moment->dtype != expected) {
     throw CheckpointError(dir.string() + ": the moments are " + std::string(dtype_name(moment->dtype)) +
                           ", the recipe's are " + std::string(dtype_name(expected)) +
                           "; resume with the train.optimizer_state that began the run");
   }
-  const auto read = [&](const std::string& name, const at::Tensor& like) {
-    const TensorInfo* info = file->find(name);
-    if (info == nullptr || info->dtype != dtype_of(like) || info->shape != like.sizes().vec()) {
-      throw DamagedState((dir / kTensorFile).string() + ": " + name + " is missing or misshapen");
-    }
-    at::Tensor tensor = wrap(file, *info);
-    if (!tensor.isfinite().all().item<bool>()) {
-      throw DamagedState((dir / kTensorFile).string() + ": " + name + " holds a value that is not finite");
-    }
-    return tensor;
-  };
-  saved.values = read("parameters", parameters.values());
-  for (const auto& [name, tensor] : optimizer.state()) saved.moments[name] = read(name, tensor);
-  if (file->find("best") != nullptr) {
+  saved.values = read_like(state, dir, "parameters", parameters.values());
+  for (const auto& [name, tensor] : optimizer.state()) saved.moments[name] = read_like(state, dir, name, tensor);
+  if (state.file->find("best") != nullptr) {
     const at::Tensor values = parameters.values();
-    saved.position.best = read("best", values).to(values.device(), at::kFloat, false, true);
+    saved.position.best = read_like(state, dir, "best", values).to(values.device(), at::kFloat, false, true);
   }
   return saved;
 }
@@ -252,6 +267,20 @@ std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterS
                           "; expected a checkpoint as it was written, and no other is whole; "
                           "remove " +
                           (run_dir / "checkpoints").string() + " to begin the run again");
+  }
+  return std::nullopt;
+}
+
+std::optional<std::int64_t> read_saved_values(const fs::path& run_dir, const ParameterSet& parameters) {
+  const auto states = states_of(run_dir);
+  for (auto it = states.rbegin(); it != states.rend(); ++it) {
+    try {
+      const OpenedState state = open_state(it->second, it->first, parameters);
+      at::NoGradGuard no_grad;
+      parameters.values().copy_(read_like(state, it->second, "parameters", parameters.values()));
+      return it->first;
+    } catch (const DamagedState&) {  // nor would the run go on with it
+    }
   }
   return std::nullopt;
 }

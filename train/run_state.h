@@ -47,4 +47,10 @@ void save_run_state(const std::filesystem::path& run_dir, const RunPosition& pos
     const std::filesystem::path& run_dir, ParameterSet& parameters, AdamW& optimizer,
     const std::function<void(const std::string&)>& on_damage = {});
 
+/// Reads the trained values of the newest whole state of run_dir into `parameters` and returns its step; nullopt if no
+/// state is whole. Changes nothing in the folder, in which a run may be at work. Throws CheckpointError if the state is
+/// of other parameters.
+[[nodiscard]] std::optional<std::int64_t> read_saved_values(const std::filesystem::path& run_dir,
+                                                            const ParameterSet& parameters);
+
 }  // namespace ossature

@@ -74,6 +74,10 @@ Lora initial_adapter(const Recipe& recipe, const ModelConfig& model, at::Device 
 
 }  // namespace
 
+Lora adapter_of(const Recipe& recipe, const ModelConfig& model) {
+  return new_adapter(recipe.lora, model, static_cast<std::uint64_t>(recipe.train.seed), at::kCPU);
+}
+
 std::int64_t num_trained(const Recipe& recipe, const Checkpoint& checkpoint) {
   if (recipe.train.mode == TrainMode::kFull) return checkpoint.num_parameters();
   const auto numel = [](const std::vector<std::int64_t>& shape) {

@@ -41,6 +41,9 @@ class TrainedModel {
   std::unique_ptr<ParameterSet> full_;
 };
 
+/// The adapter that the recipe's lora section asks for, B still zero. Throws RecipeError if it picks nothing.
+[[nodiscard]] Lora adapter_of(const Recipe& recipe, const ModelConfig& model);
+
 /// Parameters that a recipe trains of a model of that shape. Throws RecipeError if its lora section picks nothing.
 [[nodiscard]] std::int64_t num_trained(const Recipe& recipe, const Checkpoint& checkpoint);
 

@@ -20,6 +20,7 @@
 #include "train/evaluate.h"
 #include "train/group_norms.h"
 #include "train/interrupt.h"
+#include "train/learned_channels.h"
 #include "train/lr_schedule.h"
 #include "train/memory_plan.h"
 #include "train/memory_use.h"
@@ -30,6 +31,7 @@
 #include "train/run_sessions.h"
 #include "train/run_state.h"
 #include "train/run_view.h"
+#include "train/sample_replies.h"
 #include "train/trained_model.h"
 #include "train/training_files.h"
 
@@ -39,8 +41,9 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-/// Steps. Norms of a whole adapter take half a percent of a short step, and change slowly.
-constexpr std::int64_t kAdapterNormsEvery = 10;
+/// Steps. Norms of a whole adapter take half a percent of a short step, and change slowly; the load of each expert is
+/// kilobytes.
+constexpr std::int64_t kDetailsEvery = 10;
 
 constexpr const char* kNonFiniteHelp =
     ". A lower train.learning_rate or dtype: float32 usually helps; damaged weights and extreme loss weights give this "
@@ -92,6 +95,8 @@ class Run {
         schedule_{recipe.train.lr_scheduler, recipe.train.learning_rate, recipe.train.warmup_steps,
                   recipe.train.min_lr_ratio},
         plan_(plan) {
+    if (!recipe.evaluation.sample_prompts.empty()) prompts_.emplace(recipe, model_.checkpoint().config());
+    harmony_ = known_harmony();
     if (plan_.pages) pager_.emplace(model_.checkpoint());
     const auto accumulation = recipe.train.gradient_accumulation_steps;
     total_micro_batches_ = loader_.batches_in(recipe.train.epochs);
@@ -105,6 +110,8 @@ class Run {
     write_run_recipe(recipe);
     append_session(recipe.output_dir, this_session(position_.step + 1));
     metrics_.emplace(recipe.output_dir, position_.step);
+    if (const fs::path samples = recipe.output_dir / "samples.jsonl"; prompts_ || fs::exists(samples))
+      samples_.emplace(samples, position_.step);
     if (position_.step == 0) metrics_->write_recipe(to_yaml(recipe));
     malloc_trim(0);
   }
@@ -114,7 +121,7 @@ class Run {
     // The share of the roofline is worth half a second where somebody looks on.
     view_.emplace(total_steps_, gflop_per_token(recipe_, model_.checkpoint().config(), plan_),
                   RunView::is_live() ? probe_gflop_per_second(recipe_.dtype) : 0.0);
-    if (position_.step == 0) validate();
+    if (position_.step == 0) evaluate_now();
     while (position_.step < total_steps_ && !stopped_early_) {
       if (const auto metrics = step()) {
         metrics_->write(*metrics);
@@ -122,7 +129,7 @@ class Run {
       }
 
       const bool is_last = position_.step == total_steps_;
-      if (is_last || is_due(recipe_.evaluation.every_steps)) validate();
+      if (is_last || is_due(recipe_.evaluation.every_steps)) evaluate_now();
       if (is_due(recipe_.checkpoint.every_steps)) save();
       if (interrupt_.is_requested()) {
         save();
@@ -155,6 +162,9 @@ class Run {
     options.kept_layers = plan_.kept_layers;
     options.experts_on_grid = on_grid(position_.step);
     options.pager = pager_ ? &*pager_ : nullptr;
+    const ModelConfig& config = model_.checkpoint().config();
+    RouterLoad router_load(config.num_hidden_layers, config.num_local_experts);
+    options.router_load = &router_load;
     const bool drops = recipe_.train.mode == TrainMode::kLora && recipe_.lora.lora_dropout > 0.0;
     std::vector<Batch> batches(static_cast<std::size_t>(num_micro_batches));
     std::vector<TokenRows> rows;
@@ -166,6 +176,7 @@ class Run {
         rows.push_back(rows_of(batch));
         if (drops) rows.back().dropout_seed = dropout_seed(recipe_.train.seed, position_.step, i);
         metrics.tokens += static_cast<std::int64_t>(batch.tokens.size());
+        count_learned(harmony_, rows.back(), metrics.channel_tokens);
       }
       const LossSum part =
           backpropagate(model_.transformer(), std::span(rows).last(static_cast<std::size_t>(together)), options);
@@ -194,8 +205,11 @@ class Run {
       return std::nullopt;
     }
     position_.step += 1;
-    if (model_.lora() != nullptr && position_.step % kAdapterNormsEvery == 1)
-      metrics.adapter_norms = adapter_norms(*model_.lora());
+    metrics.router_load = router_load.largest_over_mean();
+    if (position_.step % kDetailsEvery == 1) {
+      metrics.expert_tokens = router_load.tokens();
+      if (model_.lora() != nullptr) metrics.adapter_norms = adapter_norms(*model_.lora());
+    }
     position_.data = loader_.position();
     metrics.step = position_.step;
     metrics.seconds = seconds_since(start);
@@ -232,6 +246,16 @@ class Run {
     skipped.seconds = seconds_since(start);
     metrics_->write(skipped);
     view_->say(progress_line(skipped, total_steps_));
+  }
+
+  /// The validation and the sample replies that are due after a step, or before the first.
+  void evaluate_now() {
+    validate();
+    for (std::size_t i = 0; prompts_ && i < prompts_->size(); ++i) {
+      const SampleReply reply = prompts_->answer(i, model_.transformer(), position_.step);
+      samples_->append(log_line(reply));
+      view_->say(progress_line(reply, total_steps_));
+    }
   }
 
   void validate() {
@@ -310,6 +334,16 @@ class Run {
     std::cerr << std::endl;
   }
 
+  /// A tokenizer that cannot be read costs the run the counts by channel, no more.
+  [[nodiscard]] HarmonyTokens known_harmony() const {
+    try {
+      return harmony_tokens_of(*files_.training.front().file, model_.checkpoint().dir());
+    } catch (const DataError& error) {
+      std::cerr << "tokens are not counted by channel: " << error.what() << "\n";
+      return {};
+    }
+  }
+
   /// Whether experts are rounded to the MXFP4 grid in the step after `step` steps.
   [[nodiscard]] bool on_grid(std::int64_t step) const {
     return recipe_.train.mode == TrainMode::kFull && recipe_.train.mxfp4_finish_steps > 0 &&
@@ -336,7 +370,10 @@ class Run {
   std::int64_t total_micro_batches_ = 0;
   std::int64_t total_steps_ = 0;
   RunPosition position_;
+  HarmonyTokens harmony_;
+  std::optional<SamplePrompts> prompts_;
   std::optional<MetricsLog> metrics_;
+  std::optional<StepLog> samples_;
   std::optional<RunView> view_;
   InterruptGuard interrupt_;
   std::optional<std::int64_t> saved_step_;  // of the newest checkpoint

@@ -60,12 +60,13 @@ class Report : public testing::Test {
  protected:
   [[nodiscard]] std::string recipe(int steps) const {
     const std::string model = workspace_.small_model(), tokens = workspace_.tokens(24);
-    return workspace_.write("recipe.yaml", "base_model: " + model + "\noutput_dir: " + run_ +
-                                               "\ndata: {train: " + tokens + ", validation: " + tokens +
-                                               ", sequence_length: 128}\nlora: {r: 4}\n"
-                                               "train: {epochs: 100, learning_rate: 1.0e-2, warmup_steps: 2, threads: "
-                                               "1, max_steps: " +
-                                               std::to_string(steps) + "}\nevaluation: {every_steps: 4}\n");
+    return workspace_.write(
+        "recipe.yaml",
+        "base_model: " + model + "\noutput_dir: " + run_ + "\ndata: {train: " + tokens + ", validation: " + tokens +
+            ", sequence_length: 128}\nlora: {r: 4}\n"
+            "train: {epochs: 100, learning_rate: 1.0e-2, warmup_steps: 2, threads: "
+            "1, max_steps: " +
+            std::to_string(steps) + "}\nevaluation: {every_steps: 4, sample_prompts: [Hello], sample_tokens: 8}\n");
   }
   std::string page_of(const std::string& run) const {
     EXPECT_EQ(output_of({"report", run}), run + "/report.html\n");
@@ -91,7 +92,12 @@ TEST_F(Report, OfACompleteRun) {
   EXPECT_EQ(cell(page, "base_model"), workspace_.path("small")) << "has no default that it could differ from";
   EXPECT_EQ(count(page, "<svg class=\"chart\""), 4U);
   EXPECT_EQ(count(page, "class=\"dot\""), 4U) << "validations at 0, 4, 8 and in the legend";
-  EXPECT_EQ(count(page, "<svg class=\"heat\""), 3U) << "projections, and both kinds of experts";
+  EXPECT_EQ(count(page, "<svg class=\"heat\""), 4U) << "projections, both kinds of experts, and the router's load";
+  EXPECT_NE(page.find("over 1 step. "), std::string::npos) << "of 8 the first alone tells each expert's tokens";
+  EXPECT_NE(page.find("Learned in the steps so far"), std::string::npos);
+  EXPECT_EQ(count(page, "<h4>Before training</h4>"), 1U);
+  EXPECT_EQ(count(page, "<h4>After step 8</h4>"), 1U);
+  EXPECT_EQ(count(page, "<summary>1 between</summary>"), 1U) << "after step 4";
   for (const char* file : {"adapter_model.safetensors", "adapter_config.json"})
     EXPECT_NE(page.find(sha256_hex(read_bytes(run_ + "/adapter/" + file))), std::string::npos) << file;
   EXPECT_NE(page.find(">" + std::to_string(tokens["learned_tokens"].get<int>())), std::string::npos);
@@ -127,7 +133,22 @@ TEST_F(Report, MarksWhereARunWentOn) {
   ASSERT_EQ(run_program({"train", file}, {.interrupt_after = "step 3/6"}).exit_code, 130);
   const std::string unfinished = page_of(run_);
   EXPECT_NE(unfinished.find("no result is written yet"), std::string::npos);
-  EXPECT_NE(unfinished.find("<li>adapter: not written yet"), std::string::npos);
+  EXPECT_EQ(unfinished.find("What is not here"), std::string::npos) << "its checkpoint has an adapter";
+  const std::string heading = ">Adapter after step ";
+  const std::size_t after = unfinished.find(heading);
+  ASSERT_NE(after, std::string::npos);
+  const std::string step = unfinished.substr(after + heading.size(), 1);  // 3, or a later one if the signal was slow
+  const auto maps = [](const std::string& page) {
+    const std::size_t begin = page.find("<div class=\"maps\">");
+    return page.substr(begin, page.find("</details>", begin) - begin);
+  };
+  const std::string ended = workspace_.path("ended");
+  fs::copy(run_, ended, fs::copy_options::recursive);
+  output_of({"train", file, "output_dir=" + ended, "train.max_steps=" + step, "--resume"});
+  ASSERT_TRUE(fs::exists(ended + "/adapter"));
+  const std::string page_of_ended = page_of(ended);
+  EXPECT_NE(page_of_ended.find(">Adapter</h2>"), std::string::npos);
+  EXPECT_EQ(maps(unfinished), maps(page_of_ended)) << "the norms of the adapter that the checkpoint would give";
   EXPECT_EQ(count(unfinished, "class=\"mark\""), 0U);
   output_of({"train", file, "--resume"});
   const std::string page = page_of(run_);
@@ -155,10 +176,18 @@ TEST_F(Report, TextOfOthersCannotActOnThePage) {
                            "}\nlora: {target_modules: [" + quoted.dump() + "]}\n");
   write("metrics.jsonl",
         json{{"step", 1}, {"skipped_steps", 1}, {"non_finite", evil}, {"samples", evil + "\x1b[31m"}}.dump() + "\n");
+  std::ofstream(run + "/metrics.jsonl", std::ios::app)
+      << json{{"step", 2}, {"loss", 1.0}, {"channel_tokens", {{evil, 3}}}, {"expert_tokens", {{1, 2}, {3}}}}.dump() +
+             "\n";
+  write("samples.jsonl",
+        json{{"step", 0}, {"prompt", evil}, {"reply", {{{"channel", evil}, {"recipient", evil}, {"content", evil}}}}}
+                .dump() +
+            "\n7\n{\"reply\": [7]}\n{\"rep");
   write("sessions.jsonl",
         json{{"started", evil}, {"version", evil}, {"processor", evil}, {"first_step", 2}}.dump() + "\n");
   const std::string page = page_of(run);
-  EXPECT_GE(count(page, "&lt;script&gt;alert(&#39;1&#39;)"), 7U);
+  EXPECT_GE(count(page, "&lt;script&gt;alert(&#39;1&#39;)"), 12U);
+  EXPECT_EQ(page.find("Router load"), std::string::npos) << "rows of unequal lengths are no map";
   EXPECT_EQ(page.find('\x1b'), std::string::npos);
   EXPECT_NE(page.find("<h1>Run &lt;script&gt;alert(0)&lt;&quot;&#39;&amp;&gt;</h1>"), std::string::npos);
 }

@@ -48,22 +48,23 @@ std::uint64_t bytes_in(const fs::path& dir) {
   return bytes;
 }
 
-/// A run with dropout, shuffling, validation and checkpoints, and what it leaves when nothing ends it.
+/// A run with dropout, shuffling, validation, sample replies and checkpoints, and what it leaves when nothing ends it.
 class Survival : public testing::Test {
  protected:
   void begin(int steps) {
     const std::string model = workspace_.small_model(), tokens = workspace_.tokens(24);
-    recipe_ =
-        workspace_.write("recipe.yaml", "base_model: " + model + "\noutput_dir: " + whole_.string() +
-                                            "\ndata: {train: " + tokens + ", validation: " + tokens +
-                                            ", sequence_length: 128}\n"
-                                            "lora: {r: 4, lora_dropout: 0.1}\n"
-                                            "train: {micro_batch_size: 2, gradient_accumulation_steps: 2, epochs: 100, "
-                                            "learning_rate: 1.0e-2, warmup_steps: 5, seed: 3, threads: 1, max_steps: " +
-                                            std::to_string(steps) +
-                                            "}\n"
-                                            "evaluation: {every_steps: 15}\n"
-                                            "checkpoint: {every_steps: 2, keep: 2}\n");
+    recipe_ = workspace_.write(
+        "recipe.yaml", "base_model: " + model + "\noutput_dir: " + whole_.string() + "\ndata: {train: " + tokens +
+                           ", validation: " + tokens +
+                           ", sequence_length: 128}\n"
+                           "lora: {r: 4, lora_dropout: 0.1}\n"
+                           "train: {micro_batch_size: 2, gradient_accumulation_steps: 2, epochs: 100, "
+                           "learning_rate: 1.0e-2, warmup_steps: 5, seed: 3, threads: 1, max_steps: " +
+                           std::to_string(steps) +
+                           "}\n"
+                           "evaluation: {every_steps: 15, sample_prompts: [\"Who are you?\", \"Count to\\nthree.\"], "
+                           "sample_tokens: 12}\n"
+                           "checkpoint: {every_steps: 2, keep: 2}\n");
     const auto start = Clock::now();
     output_of({"train", recipe_});
     whole_seconds_ = std::chrono::duration<double>(Clock::now() - start).count();
@@ -76,6 +77,7 @@ class Survival : public testing::Test {
 
   void expect_as_whole(const fs::path& dir) const {
     EXPECT_EQ(decided(dir), decided(whole_));
+    EXPECT_EQ(read_bytes(dir / "samples.jsonl"), read_bytes(whole_ / "samples.jsonl"));
     for (const char* file : {"adapter/adapter_model.safetensors", "adapter/adapter_config.json"})
       EXPECT_TRUE(read_bytes(dir / file) == read_bytes(whole_ / file)) << file;
   }

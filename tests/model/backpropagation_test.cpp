@@ -7,8 +7,10 @@
 #include <cmath>
 
 #include <ATen/ATen.h>
+#include <ATen/core/grad_mode.h>
 
 #include "model/loaded_model.h"
+#include "model/placed_rows.h"
 #include "tests/support/tensor_file.h"
 
 namespace ossature {
@@ -196,6 +198,58 @@ TEST(Backpropagation, WeightsScaleLossAndGradientsAddUp) {
   EXPECT_DOUBLE_EQ(twice.loss, 2.0 * single.loss);
   EXPECT_EQ(twice.weight, 44.0);
   EXPECT_TRUE(at::allclose(a.lora.parameters().gradients(), b.lora.parameters().gradients(), 1e-5, 1e-6));
+}
+
+TEST(RouterLoad, CountsEachTokenOnceHoweverLayersRun) {
+  const Batch first({0, 13, 24}), second({0, 30});
+  const std::vector<TokenRows> rows{first.rows(), second.rows()};
+  const Adapted model({1, 2}, {1, 2});
+  const ModelConfig& config = model.transformer.config();
+  // What the router says, layer by layer, by its definition.
+  std::vector<std::vector<std::int64_t>> expected;
+  for (std::size_t n = 0; n < model.transformer.layers().size(); ++n)
+    expected.emplace_back(static_cast<std::size_t>(config.num_local_experts));
+  for (const TokenRows& one : rows) {
+    const at::NoGradGuard no_grad;
+    const PlacedRows placed(model.transformer, one);
+    const Pass pass{placed.layout, placed.rope};
+    at::Tensor x = model.transformer.embed(placed.tokens);
+    for (std::size_t n = 0; n < expected.size(); ++n) {
+      const auto layer = static_cast<std::int64_t>(n);
+      const Layer& weights = model.transformer.layers()[n];
+      const Transformer::Projected projected = model.transformer.project(layer, x, pass);
+      const at::Tensor out = attention(projected.q, projected.k, projected.v, weights.sinks.to(at::kFloat), pass.layout,
+                                       weights.sliding, model.transformer.attention_scale());
+      const at::Tensor chosen =
+          model.transformer.expert_input(layer, x, out.reshape({x.size(0), config.query_size()}), pass).routing.indices;
+      for (std::int64_t e = 0; e < config.num_local_experts; ++e)
+        expected[n][static_cast<std::size_t>(e)] += chosen.eq(e).sum().item<std::int64_t>();
+      x = model.transformer.run_layer(layer, x, pass);
+    }
+  }
+  LayerPager pager{Checkpoint(small("hf"))};
+  for (const std::int64_t kept : {0, 1, 3}) {
+    for (const bool together : {false, true}) {
+      RouterLoad load(config.num_hidden_layers, config.num_local_experts);
+      BackpropagationOptions options;
+      options.kept_layers = kept;
+      options.pager = kept == 0 ? &pager : nullptr;
+      options.router_load = &load;
+      if (together) {
+        (void)backpropagate(model.transformer, rows, options);
+      } else {
+        for (const TokenRows& one : rows) (void)backpropagate(model.transformer, one, options);
+      }
+      EXPECT_EQ(load.tokens(), expected) << kept << " layers kept";
+    }
+  }
+}
+
+TEST(RouterLoad, LargestOverMean) {
+  RouterLoad load(3, 4);
+  load.add(0, at::tensor({0, 1, 2, 3, 0, 1}, at::kLong).view({3, 2}));  // 2 of a mean of 1.5
+  load.add(1, at::tensor({2, 3, 2, 3}, at::kLong).view({2, 2}));
+  EXPECT_EQ(load.largest_over_mean(), (std::vector<double>{1.333, 2.0, 0.0}));
 }
 
 }  // namespace

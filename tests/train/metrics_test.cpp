@@ -61,6 +61,18 @@ TEST_F(Metrics, NormsByGroupComeLast) {
                              "\"adapter_norms\":{\"q_proj\":0.25}}\n"));
 }
 
+TEST_F(Metrics, LoadsAndChannelsComeAfterTheNorms) {
+  MetricsLog log(dir_ / "run", 0);
+  StepMetrics metrics = step(1);
+  metrics.channel_tokens = {{"final", 50}, {"analysis", 20}};
+  metrics.router_load = {1.5, 2.25};
+  metrics.expert_tokens = {{3, 1}, {0, 4}};
+  log.write(metrics);
+  EXPECT_TRUE(read_bytes(dir_ / "run/metrics.jsonl")
+                  .ends_with("\"peak_rss_bytes\":3000000000,\"channel_tokens\":{\"analysis\":20,\"final\":50},"
+                             "\"router_load\":[1.5,2.25],\"expert_tokens\":[[3,1],[0,4]]}\n"));
+}
+
 TEST_F(Metrics, ResumingDropsWhatWasNotSaved) {
   {
     MetricsLog log(dir_, 0);

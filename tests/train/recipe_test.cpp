@@ -49,7 +49,7 @@ data:  {train: t.h5, validation: null, sequence_length: 4096, packing: true, shu
 train: {micro_batch_size: 1, gradient_accumulation_steps: 8, epochs: 1, max_steps: null, learning_rate: 2.0e-4,
         lr_scheduler: cosine, warmup_steps: 10, min_lr_ratio: 0.1, weight_decay: 0.0, adam_beta1: 0.9, adam_beta2: 0.999,
         adam_epsilon: 1.0e-8, max_grad_norm: 1.0, max_skipped_steps: 3, recompute: auto, memory_limit: null, seed: 0}
-evaluation: {every_steps: 100, early_stopping_patience: null, keep_best: false}
+evaluation: {every_steps: 100, early_stopping_patience: null, keep_best: false, sample_prompts: [], sample_tokens: 128}
 checkpoint: {every_steps: 100, keep: 3}
 )";
   EXPECT_EQ(parse_recipe(contract, "r.yaml"), parse_recipe(kMinimal, "r.yaml"));
@@ -345,7 +345,11 @@ TEST(Recipe, RoundTripsEveryKeyToTheLastBit) {
   recipe.train.recompute = Recompute::kOff;
   recipe.train.seed = std::numeric_limits<std::int64_t>::max();
   recipe.train.threads = 3;
-  recipe.evaluation = {.every_steps = std::nullopt, .early_stopping_patience = std::nullopt, .keep_best = true};
+  recipe.evaluation = {.every_steps = std::nullopt,
+                       .early_stopping_patience = std::nullopt,
+                       .keep_best = true,
+                       .sample_prompts = {"Who?", "a: b\n# \"c\"", ""},
+                       .sample_tokens = 7};
   recipe.checkpoint = {.every_steps = std::nullopt, .keep = 1};
   EXPECT_EQ(parse_recipe(to_yaml(recipe), "r.yaml"), recipe) << to_yaml(recipe);
 

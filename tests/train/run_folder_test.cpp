@@ -168,6 +168,8 @@ std::vector<std::pair<std::string, Change>> free_changes() {
           {"evaluation.every_steps", [](Recipe& r) { r.evaluation.every_steps = 3; }},
           {"evaluation.early_stopping_patience", [](Recipe& r) { r.evaluation.early_stopping_patience = 1; }},
           {"evaluation.keep_best", [](Recipe& r) { r.evaluation.keep_best = true; }},
+          {"evaluation.sample_prompts", [](Recipe& r) { r.evaluation.sample_prompts = {"Hello"}; }},
+          {"evaluation.sample_tokens", [](Recipe& r) { r.evaluation.sample_tokens = 9; }},
           {"checkpoint.every_steps", [](Recipe& r) { r.checkpoint.every_steps = 3; }},
           {"checkpoint.keep", [](Recipe& r) { r.checkpoint.keep = 1; }}};
 }

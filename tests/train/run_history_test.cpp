@@ -25,7 +25,10 @@ TEST(RunHistory, IsWhatMetricsWrote) {
                           .seconds = 1.5,
                           .peak_rss_bytes = 3'000,
                           .grad_norms = {{"q_proj", 0.5}},
-                          .adapter_norms = {{"q_proj", 0.25}}});
+                          .adapter_norms = {{"q_proj", 0.25}},
+                          .channel_tokens = {{"final", 70}},
+                          .router_load = {1.5, 2.0},
+                          .expert_tokens = {{3, 1}, {0, 4}}});
     log.write(SkippedStep{2, 1, "the gradient of A", "a.h5 (b.jsonl:1)", 200, 60, 2.0});
     log.write(ValidationMetrics{2, 2.5, 9, 0.5});
   }
@@ -41,6 +44,9 @@ TEST(RunHistory, IsWhatMetricsWrote) {
   EXPECT_EQ(step.peak_rss_bytes, 3'000);
   EXPECT_EQ(step.grad_norms, (std::map<std::string, double>{{"q_proj", 0.5}}));
   EXPECT_EQ(step.adapter_norms, (std::map<std::string, double>{{"q_proj", 0.25}}));
+  EXPECT_EQ(step.channel_tokens, (std::map<std::string, std::int64_t>{{"final", 70}}));
+  EXPECT_EQ(step.router_load, (std::vector<double>{1.5, 2.0}));
+  EXPECT_EQ(step.expert_tokens, (std::vector<std::vector<std::int64_t>>{{3, 1}, {0, 4}}));
   ASSERT_EQ(history.skipped.size(), 1U);
   EXPECT_EQ(history.skipped[0].non_finite, "the gradient of A");
   EXPECT_EQ(history.skipped[0].samples, "a.h5 (b.jsonl:1)");

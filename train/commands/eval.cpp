@@ -12,6 +12,7 @@
 #include "train/commands/command.h"
 #include "train/commands/model_options.h"
 #include "train/evaluation.h"
+#include "train/learned_channels.h"
 #include "train/progress.h"
 #include "train/visible_text.h"
 
@@ -29,17 +30,11 @@ struct Options {
 
 /// The ids of harmony's tokens: of a tokenizer that made the file, else of o200k_harmony where they fit.
 HarmonyTokens harmony_of(const Options& options, const TokenFileReader& file) {
-  std::error_code ignored;
-  const auto& model = options.model.model;
-  const bool has_own = std::filesystem::exists(model / "tokenizer.json", ignored);
-  if (options.tokenizer || has_own) {
-    const Tokenizer tokenizer = Tokenizer::load(options.tokenizer.value_or(model));
-    if (file.tokenizer_sha256().empty() || tokenizer.sha256() == file.tokenizer_sha256())
-      return HarmonyTokens::of(tokenizer);
-    if (options.tokenizer)
-      throw DataError(options.tokenizer->string() + ": is not the tokenizer that made " + file.path().string());
-  }
-  return HarmonyTokens::o200k(file.vocab_size());
+  if (!options.tokenizer) return harmony_tokens_of(file, options.model.model);
+  const Tokenizer tokenizer = Tokenizer::load(*options.tokenizer);
+  if (!file.tokenizer_sha256().empty() && tokenizer.sha256() != file.tokenizer_sha256())
+    throw DataError(options.tokenizer->string() + ": is not the tokenizer that made " + file.path().string());
+  return HarmonyTokens::of(tokenizer);
 }
 
 nlohmann::json interval_of(const Ratio& estimate) {

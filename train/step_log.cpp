@@ -1,0 +1,39 @@
+#include "train/step_log.h"
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <string>
+
+namespace ossature {
+namespace {
+
+namespace fs = std::filesystem;
+
+fs::path keep_steps(const fs::path& file, std::int64_t steps_done) {
+  fs::create_directories(file.parent_path());
+  const fs::path rest = file.string() + ".partial";
+  fs::remove(rest);
+  {
+    AppendFile out(rest);
+    std::ifstream in(file);
+    std::string line;
+    while (steps_done > 0 && std::getline(in, line) && !in.eof()) {
+      const auto object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+      if (object.is_object() && object.contains("step") && object["step"].is_number_integer() &&
+          object["step"] <= steps_done)
+        out.append(line + "\n");
+    }
+  }
+  fs::rename(rest, file);
+  return file;
+}
+
+}  // namespace
+
+StepLog::StepLog(const fs::path& file, std::int64_t steps_done) : lines_(keep_steps(file, steps_done)) {}
+
+void StepLog::append(std::string_view line) {
+  lines_.append(std::string(line) + "\n");
+}
+
+}  // namespace ossature
