@@ -21,7 +21,7 @@ std::string find_in_forward(const Transformer& transformer, const TokenRows& row
   const PlacedRows placed(transformer, rows);
   const Pass pass{placed.layout, placed.rope, rows.dropout_seed, false, options.experts_on_grid};
   at::Tensor x = transformer.embed(placed.tokens);
-  if (!is_finite(x)) return "the embeddings";
+  if (!is_finite(x)) return "the embedding of the tokens";
   const auto num_layers = static_cast<std::int64_t>(transformer.layers().size());
   for (std::int64_t n = 0; n < num_layers; ++n) {
     if (options.pager != nullptr) options.pager->enter(n, std::min(n + 1, num_layers - 1));

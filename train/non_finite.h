@@ -13,8 +13,8 @@
 namespace ossature {
 
 struct NonFinite {
-  /// The first that was not finite, in the order of computation: "the embeddings", "the output of layer 3", "the loss",
-  /// or "the gradient of NAME".
+  /// The first that was not finite, in the order of computation: "the embedding of the tokens", "the output of layer
+  /// 3", "the loss", or "the gradient of NAME".
   std::string tensor;
   std::size_t micro_batch = 0;
 };

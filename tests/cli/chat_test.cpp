@@ -154,6 +154,41 @@ TEST_F(Compare, BothRepliesAreThoseOfTheirModels) {
   workspace_.expect_failure(generate({"--compare"}), 2, {"--compare: needs --adapter"});
 }
 
+TEST(ChatCommand, AnswersWithTheAdapter) {
+  const std::string question = "Who are you?";
+  const Workspace workspace;
+  const std::string run = workspace.path("run");
+  output_of({"train", workspace.write("r.yaml", "base_model: " + kEmbedded.string() + "\noutput_dir: " + run +
+                                                    "\ndata: {train: " + workspace.tokens(24) +
+                                                    ", sequence_length: 256}\ntrain: {max_steps: 6, warmup_steps: 0, "
+                                                    "gradient_accumulation_steps: 2, learning_rate: 1.0e-2}\n")});
+  const auto generated = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"generate", "--model", kEmbedded,         "--date",           "none",
+                                          "--prompt", question,  "--show-thinking", "--max-new-tokens", "24"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const ProgramResult result = run_program(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return result.out;
+  };
+  const std::string base = generated({}), adapted = generated({"--adapter", run + "/adapter"});
+  ASSERT_NE(base, adapted) << "the run has changed the model";
+  for (const bool with : {false, true}) {
+    auto arguments = chat({"--max-new-tokens", "24"});
+    if (with) arguments.insert(arguments.end(), {"--adapter", run + "/adapter"});
+    const ProgramResult result = run_program(arguments, {.standard_input = question});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(result.out, with ? adapted : base);
+  }
+  PseudoTerminal terminal(chat({"--max-new-tokens", "24", "--adapter", run + "/adapter", "--hide-thinking"}));
+  (void)terminal.until("> ");
+  terminal.type(question + "\n/quit\n");
+  int exit_code = -1;
+  const std::string said = plain(terminal.rest(exit_code));
+  EXPECT_EQ(exit_code, 0);
+  const std::string reply = adapted.substr(adapted.rfind('\n', adapted.size() - 2) + 1);
+  EXPECT_NE(said.find(reply), std::string::npos) << said << "\nand generate said\n" << adapted;
+}
+
 TEST_F(Compare, BesideEachOtherWhereThereIsRoom) {
   PseudoTerminal wide(generate({"--adapter", adapter_, "--compare", "--raw"}), 120);
   int exit_code = -1;

@@ -98,6 +98,42 @@ TEST(EvalCommand, SameLossHoweverManyTokensAtOnce) {
   EXPECT_NEAR(json_of(arguments)["loss"].get<double>(), loss, 1e-5);
 }
 
+/// The figures of a paired evaluation are those of two, and their difference is judged sample by sample.
+TEST(EvalCommand, AdapterBesideItsBase) {
+  const Workspace workspace;
+  const std::string model = kEmbedded, data = workspace.tokens(24), run = workspace.path("run");
+  output_of({"train",
+             workspace.write("r.yaml", "base_model: " + model + "\noutput_dir: " + run + "\ndata: {train: " + data +
+                                           ", sequence_length: 256}\nlora: {r: 4}\ntrain: {max_steps: 3, warmup_steps: "
+                                           "0, gradient_accumulation_steps: 1, learning_rate: 2.0e-3}\n")});
+  const std::vector<std::string> of_base = {"eval", "--model", model, "--data", data};
+  auto paired = of_base, alone = of_base;
+  paired.insert(paired.end(), {"--adapter", run + "/adapter"});
+  alone.insert(alone.end(), {"--adapter", run + "/adapter", "--adapter-only"});
+  auto both = json_of(paired), base = json_of(of_base), adapter = json_of(alone);
+  EXPECT_FALSE(adapter.contains("base"));
+  for (const char* key : {"loss", "loss_interval", "perplexity", "accuracy", "accuracy_interval", "learned_tokens"}) {
+    EXPECT_EQ(both[key], adapter[key]) << key;
+    EXPECT_EQ(both["base"][key], base[key]) << key;
+  }
+  const double gain = both["difference"]["loss"];
+  EXPECT_LT(gain, 0.0) << "it has learned these";
+  EXPECT_NEAR(gain, adapter["loss"].get<double>() - base["loss"].get<double>(), 1e-12);
+  const auto width = [](const nlohmann::json& interval) {
+    return interval[1].get<double>() - interval[0].get<double>();
+  };
+  const double paired_width = width(both["difference"]["loss_interval"]);
+  EXPECT_GT(paired_width, 0.0);
+  EXPECT_LT(paired_width, width(base["loss_interval"])) << "what samples have in common is not counted as chance";
+  for (const auto& [channel, group] : both["channels"].items())
+    EXPECT_EQ(group["base"]["loss"], base["channels"][channel]["loss"]) << channel;
+  char line[64];
+  std::snprintf(line, sizeof line, "%.4f +- %.4f\n", gain, paired_width / 2);
+  const std::string text = output_of(paired);
+  EXPECT_NE(text.find("adapter - base\n"), std::string::npos) << text;
+  EXPECT_NE(text.find(line), std::string::npos) << line << " is not in\n" << text;
+}
+
 TEST(EvalRefuses, Arguments) {
   const Workspace workspace;
   const std::string data = workspace.tokens(2);
