@@ -12,9 +12,13 @@ bool is_number(const Value& value) {
   return std::holds_alternative<std::int64_t>(value) || std::holds_alternative<double>(value);
 }
 
+/// Characters of a text that would be a column of many short lines on a phone.
+constexpr std::size_t kLong = 48;
+
 std::string cell(const std::string& column, const Value& value) {
-  return (is_number(value) ? "<td class=\"number\">" : "<td class=\"text\">") + shown(value_text(column, value)) +
-         "</td>";
+  const std::string text = value_text(column, value);
+  const char* look = is_number(value) ? "number" : text.size() > kLong ? "text long" : "text";
+  return std::string("<td class=\"") + look + "\">" + shown(text) + "</td>";
 }
 
 }  // namespace

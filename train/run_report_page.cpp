@@ -44,6 +44,7 @@ figure { margin: 0; max-width: 100%; }
 summary { cursor: pointer; margin: .5rem 0; }
 h4 { font-size: .9rem; margin: .5rem 0 .25rem; }
 .replies { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: .5rem 1.25rem; }
+.prompt { white-space: pre-wrap; }
 .said { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .95rem; border-left: 3px solid var(--line);
   padding-left: .6rem; margin-bottom: .5rem; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.25rem; }
@@ -58,7 +59,7 @@ td.text { overflow-wrap: anywhere; min-width: 7rem; }
 thead .number { white-space: normal; }
 thead th { vertical-align: bottom; }
 @media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding-right: .6rem; }
-  tbody th { overflow-wrap: anywhere; min-width: 7rem; } td.text { min-width: 6.5rem; } }
+  tbody th { overflow-wrap: anywhere; min-width: 7rem; } td.text { min-width: 6.5rem; } td.long { min-width: 17rem; } }
 mark { background: var(--changed); color: inherit; padding: 0 .2em; border-radius: 2px; }
 figure .heat { display: block; }
 figure .heat .page { fill: none; }

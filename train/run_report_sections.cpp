@@ -37,7 +37,7 @@ std::string reply_html(const SampleReply& reply) {
 
 /// Of each layer each expert's tokens over the mean of its layer.
 HeatMap load_map(const Counts& tokens) {
-  HeatMap map{"tokens of an expert, over the mean of its layer", {}, {}, {}};
+  HeatMap map{"tokens over the layer's mean", {}, {}, {}};
   for (std::size_t e = 0; e < tokens.front().size(); ++e) map.columns.push_back(std::to_string(e));
   for (std::size_t n = 0; n < tokens.size(); ++n) {
     const auto sum = std::accumulate(tokens[n].begin(), tokens[n].end(), std::int64_t{0});
@@ -111,8 +111,8 @@ std::string samples_section(const std::vector<SampleReply>& replies) {
     std::vector<const SampleReply*> said;
     for (const SampleReply& reply : replies)
       if (reply.prompt == prompt) said.push_back(&reply);
-    html += "<h3>" + shown(prompt) + "</h3>\n<div class=\"replies\">\n" + reply_html(*said.front()) +
-            (said.size() > 1 ? reply_html(*said.back()) : "") + "</div>\n";
+    html += "<h3 class=\"prompt\">" + shown_lines(prompt) + "</h3>\n<div class=\"replies\">\n" +
+            reply_html(*said.front()) + (said.size() > 1 ? reply_html(*said.back()) : "") + "</div>\n";
     if (said.size() < 3) continue;
     html += "<details><summary>" + std::to_string(said.size() - 2) + " between</summary>\n";
     for (std::size_t i = 1; i + 1 < said.size(); ++i) html += reply_html(*said[i]);
