@@ -112,6 +112,18 @@ TEST_F(ToldAsItGoes, LoadsAndChannelsAddUp) {
   EXPECT_EQ(steps, 11);
 }
 
+TEST_F(ToldAsItGoes, LayersThatRunAgainAreCountedOnce) {
+  const std::string once = train("once", "{}", 2), recipe = workspace_.path("once.yaml"),
+                    again = workspace_.path("again");
+  output_of({"train", recipe, "output_dir=" + again, "train.recompute=on"});
+  const auto expected = lines_of(once + "/metrics.jsonl"), found = lines_of(again + "/metrics.jsonl");
+  ASSERT_EQ(found.size(), expected.size());
+  EXPECT_EQ(found[0].count("expert_tokens"), 1U);
+  for (std::size_t i = 0; i < found.size(); ++i)
+    for (const char* key : {"loss", "router_load", "expert_tokens", "channel_tokens"})
+      EXPECT_EQ(found[i].value(key, json()), expected[i].value(key, json())) << key;
+}
+
 TEST_F(ToldAsItGoes, ChannelsOfAnEpochAreThoseOfTheFile) {
   const std::string run = workspace_.path("epoch");
   output_of({"train", workspace_.write("epoch.yaml", "base_model: " + model_ + "\noutput_dir: " + run +
