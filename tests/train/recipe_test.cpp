@@ -345,11 +345,7 @@ TEST(Recipe, RoundTripsEveryKeyToTheLastBit) {
   recipe.train.recompute = Recompute::kOff;
   recipe.train.seed = std::numeric_limits<std::int64_t>::max();
   recipe.train.threads = 3;
-  recipe.evaluation = {.every_steps = std::nullopt,
-                       .early_stopping_patience = std::nullopt,
-                       .keep_best = true,
-                       .sample_prompts = {"Who?", "a: b\n# \"c\"", ""},
-                       .sample_tokens = 7};
+  recipe.evaluation = {std::nullopt, std::nullopt, true, {"Who?", "a: b\n# \"c\""}, 7};
   recipe.checkpoint = {.every_steps = std::nullopt, .keep = 1};
   EXPECT_EQ(parse_recipe(to_yaml(recipe), "r.yaml"), recipe) << to_yaml(recipe);
 

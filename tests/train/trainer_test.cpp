@@ -52,14 +52,15 @@ TEST_F(Trainer, MetricsOfEveryStep) {
   train(recipe_, false);
   const std::vector<json> lines = metrics_with(run_dir_, "loss");
   ASSERT_EQ(lines.size(), 5u);
-  const std::set<std::string> documented = {"step",           "loss",      "learning_rate",     "grad_norm",
-                                            "tokens",         "seconds",   "tokens_per_second", "peak_rss_bytes",
-                                            "learned_tokens", "grad_norms"};
+  const std::set<std::string> documented = {"step",           "loss",       "learning_rate",     "grad_norm",
+                                            "tokens",         "seconds",    "tokens_per_second", "peak_rss_bytes",
+                                            "learned_tokens", "grad_norms", "router_load"};
   const std::vector<TokenSample> samples = random_samples(6, 1);
   for (std::size_t i = 0; i < lines.size(); ++i) {
     std::set<std::string> keys;
     for (const auto& [key, value] : lines[i].items()) keys.insert(key);
-    EXPECT_EQ(keys.erase("adapter_norms"), i == 0 ? 1u : 0u) << "after steps 1, 11, 21";
+    for (const char* key : {"adapter_norms", "expert_tokens"})
+      EXPECT_EQ(keys.erase(key), i == 0 ? 1u : 0u) << key << " after steps 1, 11, 21";
     EXPECT_EQ(keys, documented);
     EXPECT_EQ(lines[i]["step"], i + 1);
     EXPECT_EQ(lines[i]["tokens"], samples[i].tokens.size());
