@@ -16,7 +16,7 @@ class PanelProduct {
   PanelProduct(const Mxfp4Tensor& weight, const tiles::PairTensors& pair, std::int64_t max_count)
       : weight_(weight),
         pair_(pair),
-        rows_(tiles::kPanelRows * tiles::kPanelColumns),
+        strips_(tiles::kPanelRows * tiles::kPanelColumns),
         pairs_(pair.rank * tiles::kPanelColumns),
         product_(tiles::round_up(max_count, kSpareRows) * tiles::kPanelColumns),
         masked_(pair.dropout != 0.0 ? tiles::round_up(max_count, kSpareRows) * tiles::kPanelColumns : 0) {}
@@ -31,16 +31,20 @@ class PanelProduct {
     for (std::int64_t row = 0; row < features; row += tiles::kPanelRows) {
       const auto rows = std::min(tiles::kPanelRows, features - row);
       mxfp4_decode_row_pairs(expert.blocks, expert.scales, row, rows, expert.num_blocks, column / kMxfp4BlockSize,
-                             width / kMxfp4BlockSize, reinterpret_cast<std::uint16_t*>(rows_.data()));
-      multiply(count, width, rows, grad + row, features, rows_.data(), c, row > 0);
+                             width / kMxfp4BlockSize, tiles::kStripColumns / kMxfp4BlockSize,
+                             reinterpret_cast<std::uint16_t*>(strips_.data()));
+      for (std::int64_t j = 0; j < width; j += tiles::kStripColumns) {
+        multiply(count, std::min(tiles::kStripColumns, width - j), rows, grad + row, features,
+                 strips_.data() + j * rows, c + j, width, row > 0);
+      }
     }
     if (pair_.rank == 0) return c;
     const auto columns = weight_.in_features();
     tiles::pack_row_pairs(pair_.a_of(e) + column, columns, pair_.rank, pair_.rank, width, pairs_.data());
     if (!mask.active()) {
-      multiply(count, width, pair_.rank, reduced, pair_.rank, pairs_.data(), c, true);
+      multiply(count, width, pair_.rank, reduced, pair_.rank, pairs_.data(), c, width, true);
     } else {
-      multiply(count, width, pair_.rank, reduced, pair_.rank, pairs_.data(), masked_.data(), false);
+      multiply(count, width, pair_.rank, reduced, pair_.rank, pairs_.data(), masked_.data(), width, false);
       tiles::drop_panel(masked_.data(), count, width, column, columns, mask);
       tiles::add_row(masked_.data(), count * width, c);
     }
@@ -49,16 +53,16 @@ class PanelProduct {
 
  private:
   static void multiply(std::int64_t count, std::int64_t width, std::int64_t k, const BFloat16* a, std::int64_t lda,
-                       const BFloat16* b, float* c, bool add) {
+                       const BFloat16* b, float* c, std::int64_t ldc, bool add) {
     for (std::int64_t m = 0; m < count; m += tiles::kProductRows) {
       const auto rows = tiles::round_up(std::min(tiles::kProductRows, count - m), kSpareRows);
-      tiles::multiply(rows, width, k, a + m * lda, lda, b, c + m * width, width, add);
+      tiles::multiply(rows, width, k, a + m * lda, lda, b, c + m * ldc, ldc, add);
     }
   }
 
   const Mxfp4Tensor& weight_;
   const tiles::PairTensors& pair_;
-  Buffer<BFloat16> rows_, pairs_;
+  Buffer<BFloat16> strips_, pairs_;
   Buffer<float> product_, masked_;
 };
 

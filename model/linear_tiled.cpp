@@ -111,9 +111,9 @@ void product_in_chunks(const at::Tensor& x, const at::Tensor& weight, const floa
 
 /// c [count, width] (+)= a [count, k] b; b in pairs order.
 void multiply_rows(std::int64_t count, std::int64_t width, std::int64_t k, const BFloat16* a, std::int64_t lda,
-                   const BFloat16* b, float* c, bool add) {
+                   const BFloat16* b, float* c, std::int64_t ldc, bool add) {
   for (std::int64_t m = 0; m < count; m += kRows) {
-    tiles::multiply(std::min(kRows, count - m), width, k, a + m * lda, lda, b, c + m * width, width, add);
+    tiles::multiply(std::min(kRows, count - m), width, k, a + m * lda, lda, b, c + m * ldc, ldc, add);
   }
 }
 
@@ -125,22 +125,25 @@ void gradient(const at::Tensor& grad, const at::Tensor& weight, const PairTerm& 
   const auto group_size = tiles::round_up((num_tokens + groups - 1) / groups, 16);
   const auto width = panel_width(inputs, groups), panels = (inputs + width - 1) / width;
   tiles::for_each_task(panels * groups, [&] {
-    return [&, pairs = Buffer<BFloat16>(std::max(tiles::kPanelRows, pair.rank) * width),
+    return [&, pairs = Buffer<BFloat16>(std::max(tiles::kPanelRows * tiles::kStripColumns, pair.rank * width)),
             c = Buffer<float>(group_size * width),
             masked = Buffer<float>(mask.active() ? group_size * width : 0)](std::int64_t task) {
       const auto column = task / groups * width, columns = std::min(width, inputs - column);
       const auto first = task % groups * group_size, count = std::min(group_size, num_tokens - first);
       for (std::int64_t row = 0; row < outputs; row += tiles::kPanelRows) {
         const auto rows = std::min(tiles::kPanelRows, outputs - row);
-        tiles::pack_row_pairs(tiles::data_of(weight) + row * inputs + column, inputs, rows, rows, columns,
-                              pairs.data());
-        multiply_rows(count, columns, rows, tiles::data_of(grad) + first * outputs + row, outputs, pairs.data(),
-                      c.data(), row > 0);
+        for (std::int64_t j = 0; j < columns; j += tiles::kStripColumns) {
+          const auto width_here = std::min(tiles::kStripColumns, columns - j);
+          tiles::pack_row_pairs(tiles::data_of(weight) + row * inputs + column + j, inputs, rows, rows, width_here,
+                                pairs.data());
+          multiply_rows(count, width_here, rows, tiles::data_of(grad) + first * outputs + row, outputs, pairs.data(),
+                        c.data() + j, columns, row > 0);
+        }
       }
       if (pair.rank > 0) {
         tiles::pack_row_pairs(pair.weight + column, inputs, pair.rank, pair.rank, columns, pairs.data());
         float* sum = mask.active() ? masked.data() : c.data();
-        multiply_rows(count, columns, pair.rank, pair.values + first * pair.rank, pair.rank, pairs.data(), sum,
+        multiply_rows(count, columns, pair.rank, pair.values + first * pair.rank, pair.rank, pairs.data(), sum, columns,
                       !mask.active());
         if (mask.active()) {
           tiles::drop_panel(masked.data(), count, columns, first * inputs + column, inputs, mask);

@@ -1,5 +1,7 @@
 // Decoding kernels. A code times its scale is exact in bfloat16 and in float32 for every scale byte up to
 // kMxfp4MaxScale.
+#include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -26,13 +28,33 @@ constexpr float kValues[16] = {0.0f,  0.5f,  1.0f,  1.5f,  2.0f,  3.0f,  4.0f,  
 /// Below this scale byte a value can be a subnormal bfloat16, whose exponent cannot just be added to.
 constexpr int kFirstNormalScale = 2;
 
+/// Rows whose codes are fetched before they are needed: a panel takes a cache line of each, too far apart for the
+/// processor to see a stream.
+constexpr std::int64_t kRowsAhead = 32;
+
 float decode_value(std::uint8_t code, int scale) {
   return std::ldexp(kValues[code], scale - 127);
 }
 
-std::uint16_t to_bfloat16_bits(float exact) {
+constexpr std::uint16_t to_bfloat16_bits(float exact) {
   return static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(exact) >> 16);
 }
+
+#if defined(__x86_64__)
+/// bfloat16 by code, twice, as a permutation of 32 values takes it.
+alignas(64) constexpr auto kCodeTable = [] {
+  std::array<std::uint16_t, 32> table{};
+  for (std::size_t i = 0; i < table.size(); ++i) table[i] = to_bfloat16_bits(kValues[i % 16]);
+  return table;
+}();
+
+/// Even and odd columns' values merged: 0 .. 7 of the first operand between those of the second, which begin at 16.
+alignas(64) constexpr auto kFirstColumns = [] {
+  std::array<std::uint32_t, 16> places{};
+  for (std::uint32_t i = 0; i < places.size(); ++i) places[i] = i / 2 + 16 * (i % 2);
+  return places;
+}();
+#endif
 
 void decode_block_plain(const std::uint8_t* codes, int scale, std::uint16_t* out) {
   std::uint16_t table[16];
@@ -77,9 +99,7 @@ __attribute__((target("avx512f,avx512bw,avx512vl"))) void decode_blocks_avx512(c
                                                                                const std::uint8_t* scales,
                                                                                std::int64_t num_blocks,
                                                                                std::uint16_t* out) {
-  alignas(64) std::uint16_t entries[32];
-  for (std::uint8_t code = 0; code < 16; ++code) entries[code] = entries[code + 16] = to_bfloat16_bits(kValues[code]);
-  const __m512i table = _mm512_load_si512(entries);
+  const __m512i table = _mm512_load_si512(kCodeTable.data());
   const __m512i magnitude = _mm512_set1_epi16(0x7fff);
   const __m512i nibble = _mm512_set1_epi32(0x000f000f);
   const __mmask16 all = 0xffff;  // the unmasked forms make g++ 12 warn of an undefined operand
@@ -188,15 +208,9 @@ __attribute__((target("avx2"))) void decode_pairs_avx2(const std::uint8_t* upper
 __attribute__((target("avx512f,avx512bw,avx512vl"))) void decode_pairs_avx512(
     const std::uint8_t* upper, const std::uint8_t* lower, const std::uint8_t* upper_scales,
     const std::uint8_t* lower_scales, std::int64_t num_blocks, std::uint16_t* out) {
-  alignas(64) std::uint16_t entries[32];
-  for (std::uint8_t code = 0; code < 16; ++code) entries[code] = entries[code + 16] = to_bfloat16_bits(kValues[code]);
-  alignas(64) std::uint32_t first_columns[16], last_columns[16];  // 16: from the second operand
-  for (std::uint32_t i = 0; i < 16; ++i) {
-    first_columns[i] = i / 2 + 16 * (i % 2);
-    last_columns[i] = first_columns[i] + 8;
-  }
-  const __m512i table = _mm512_load_si512(entries);
-  const __m512i first_half = _mm512_load_si512(first_columns), last_half = _mm512_load_si512(last_columns);
+  const __m512i table = _mm512_load_si512(kCodeTable.data());
+  const __m512i first_half = _mm512_load_si512(kFirstColumns.data());
+  const __m512i last_half = _mm512_add_epi32(first_half, _mm512_set1_epi32(8));
   const __m512i magnitude = _mm512_set1_epi16(0x7fff);
   const __m512i nibble = _mm512_set1_epi32(0x000f000f);
   const __mmask16 all = 0xffff;
@@ -285,12 +299,19 @@ void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, s
 
 void mxfp4_decode_row_pairs(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
                             std::int64_t rows, std::int64_t num_blocks, std::int64_t first_block,
-                            std::int64_t block_count, std::uint16_t* out) {
-  for (auto row = first; row < first + rows; row += 2) {
-    const auto upper = row * num_blocks + first_block, lower = upper + num_blocks;
-    decode_pairs(blocks + upper * kMxfp4BlockBytes, blocks + lower * kMxfp4BlockBytes, scales + upper, scales + lower,
-                 block_count, out);
-    out += block_count * 2 * kMxfp4BlockSize;
+                            std::int64_t block_count, std::int64_t strip_blocks, std::uint16_t* out) {
+  for (std::int64_t row = 0; row < rows; row += 2) {
+    const auto upper = (first + row) * num_blocks + first_block, lower = upper + num_blocks;
+    if (row + kRowsAhead + 1 < rows) {
+      __builtin_prefetch(blocks + (upper + kRowsAhead * num_blocks) * kMxfp4BlockBytes);
+      __builtin_prefetch(blocks + (lower + kRowsAhead * num_blocks) * kMxfp4BlockBytes);
+    }
+    for (std::int64_t block = 0; block < block_count; block += strip_blocks) {
+      const auto count = std::min(strip_blocks, block_count - block);
+      decode_pairs(blocks + (upper + block) * kMxfp4BlockBytes, blocks + (lower + block) * kMxfp4BlockBytes,
+                   scales + upper + block, scales + lower + block, count,
+                   out + (block * rows + count * row) * kMxfp4BlockSize);
+    }
   }
 }
 
