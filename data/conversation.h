@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -70,6 +71,13 @@ struct Message {
   std::vector<ContentPart> parts;  // instead of `content`, of openai-harmony's conversations (`is_harmony` below)
   float weight = 1.0f;             // of what is learned of the message, in the loss
 };
+
+[[nodiscard]] inline Message user_message(std::string content) {
+  Message message;
+  message.role = "user";
+  message.content = std::move(content);
+  return message;
+}
 
 struct Conversation {
   std::vector<Message> messages;

@@ -16,7 +16,7 @@ class PanelProduct {
   PanelProduct(const Mxfp4Tensor& weight, const tiles::PairTensors& pair, std::int64_t max_count)
       : weight_(weight),
         pair_(pair),
-        strips_(tiles::kPanelRows * tiles::kPanelColumns),
+        strip_(tiles::kPanelRows * tiles::kStripColumns),
         pairs_(pair.rank * tiles::kPanelColumns),
         product_(tiles::round_up(max_count, kSpareRows) * tiles::kPanelColumns),
         masked_(pair.dropout != 0.0 ? tiles::round_up(max_count, kSpareRows) * tiles::kPanelColumns : 0) {}
@@ -30,12 +30,12 @@ class PanelProduct {
     float* c = product_.data();
     for (std::int64_t row = 0; row < features; row += tiles::kPanelRows) {
       const auto rows = std::min(tiles::kPanelRows, features - row);
-      mxfp4_decode_row_pairs(expert.blocks, expert.scales, row, rows, expert.num_blocks, column / kMxfp4BlockSize,
-                             width / kMxfp4BlockSize, tiles::kStripColumns / kMxfp4BlockSize,
-                             reinterpret_cast<std::uint16_t*>(strips_.data()));
       for (std::int64_t j = 0; j < width; j += tiles::kStripColumns) {
-        multiply(count, std::min(tiles::kStripColumns, width - j), rows, grad + row, features,
-                 strips_.data() + j * rows, c + j, width, row > 0);
+        const auto columns = std::min(tiles::kStripColumns, width - j);
+        mxfp4_decode_row_pairs(expert.blocks, expert.scales, row, rows, expert.num_blocks,
+                               (column + j) / kMxfp4BlockSize, columns / kMxfp4BlockSize,
+                               reinterpret_cast<std::uint16_t*>(strip_.data()));
+        multiply(count, columns, rows, grad + row, features, strip_.data(), c + j, width, row > 0);
       }
     }
     if (pair_.rank == 0) return c;
@@ -62,7 +62,7 @@ class PanelProduct {
 
   const Mxfp4Tensor& weight_;
   const tiles::PairTensors& pair_;
-  Buffer<BFloat16> strips_, pairs_;
+  Buffer<BFloat16> strip_, pairs_;
   Buffer<float> product_, masked_;
 };
 

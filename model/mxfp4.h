@@ -37,12 +37,11 @@ enum class Mxfp4Kernel { kPlain, kAvx2, kAvx512 };
 void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first, std::int64_t rows,
                        std::int64_t num_blocks, std::uint16_t* out, std::optional<Mxfp4Kernel> kernel = std::nullopt);
 
-/// Decodes the same rows (an even number), columns 32 first_block .. 32 (first_block + block_count), as pairs of rows,
-/// the two values of a column beside each other: strips of `strip_blocks` blocks (of the last one what is left), one
-/// behind the other, each [rows / 2][32 strip_blocks][2]. Exact, single threaded.
+/// Decodes the same rows (an even number), columns 32 first_block .. 32 (first_block + block_count), as pairs of rows:
+/// out [rows / 2][32 block_count][2], the two values of a column beside each other. Exact, single threaded.
 void mxfp4_decode_row_pairs(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
                             std::int64_t rows, std::int64_t num_blocks, std::int64_t first_block,
-                            std::int64_t block_count, std::int64_t strip_blocks, std::uint16_t* out);
+                            std::int64_t block_count, std::uint16_t* out);
 
 /// Decodes expert `e` to [O, I] in `dtype` (bfloat16 or float32), using all threads. Both are exact. Works on any
 /// device that the blocks are on. `out`, when defined, must be contiguous [O, I] bfloat16 CPU and is reused for

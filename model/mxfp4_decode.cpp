@@ -1,6 +1,5 @@
 // Decoding kernels. A code times its scale is exact in bfloat16 and in float32 for every scale byte up to
 // kMxfp4MaxScale.
-#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
@@ -299,19 +298,16 @@ void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, s
 
 void mxfp4_decode_row_pairs(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
                             std::int64_t rows, std::int64_t num_blocks, std::int64_t first_block,
-                            std::int64_t block_count, std::int64_t strip_blocks, std::uint16_t* out) {
-  for (std::int64_t row = 0; row < rows; row += 2) {
-    const auto upper = (first + row) * num_blocks + first_block, lower = upper + num_blocks;
-    if (row + kRowsAhead + 1 < rows) {
+                            std::int64_t block_count, std::uint16_t* out) {
+  for (auto row = first; row < first + rows; row += 2) {
+    const auto upper = row * num_blocks + first_block, lower = upper + num_blocks;
+    if (row + kRowsAhead + 1 < first + rows) {
       __builtin_prefetch(blocks + (upper + kRowsAhead * num_blocks) * kMxfp4BlockBytes);
       __builtin_prefetch(blocks + (lower + kRowsAhead * num_blocks) * kMxfp4BlockBytes);
     }
-    for (std::int64_t block = 0; block < block_count; block += strip_blocks) {
-      const auto count = std::min(strip_blocks, block_count - block);
-      decode_pairs(blocks + (upper + block) * kMxfp4BlockBytes, blocks + (lower + block) * kMxfp4BlockBytes,
-                   scales + upper + block, scales + lower + block, count,
-                   out + (block * rows + count * row) * kMxfp4BlockSize);
-    }
+    decode_pairs(blocks + upper * kMxfp4BlockBytes, blocks + lower * kMxfp4BlockBytes, scales + upper, scales + lower,
+                 block_count, out);
+    out += block_count * 2 * kMxfp4BlockSize;
   }
 }
 

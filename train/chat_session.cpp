@@ -38,10 +38,7 @@ at::Tensor ChatSession::feed(const std::vector<std::int32_t>& prompt) {
 }
 
 Reply ChatSession::ask(const std::string& text, const std::function<bool(std::int32_t)>& hear) {
-  Message question;
-  question.role = "user";
-  question.content = text;
-  conversation_.messages.push_back(std::move(question));
+  conversation_.messages.push_back(user_message(text));
   const auto prompt = harmony_.render_prompt(conversation_);
   const auto room = transformer_.config().max_position_embeddings;
   if (static_cast<std::int64_t>(prompt.size()) >= room) {

@@ -1,9 +1,9 @@
 #include "train/run_history.h"
 
 #include <algorithm>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <type_traits>
 
 #include "train/log_line.h"
 
@@ -12,19 +12,18 @@ namespace {
 
 using nlohmann::json;
 
-std::map<std::string, double> numbers(const json& line, const char* key) {
-  std::map<std::string, double> found;
-  if (!line.contains(key) || !line[key].is_object()) return found;
-  for (const auto& [name, value] : line[key].items())
-    if (value.is_number()) found[name] = value.get<double>();
-  return found;
+template <class Number>
+bool is_a(const json& value) {
+  return std::is_integral_v<Number> ? value.is_number_integer() : value.is_number();
 }
 
-std::map<std::string, std::int64_t> counts(const json& line, const char* key) {
-  std::map<std::string, std::int64_t> found;
+/// The values under `key` that are numbers, by name.
+template <class Number>
+std::map<std::string, Number> numbers(const json& line, const char* key) {
+  std::map<std::string, Number> found;
   if (!line.contains(key) || !line[key].is_object()) return found;
   for (const auto& [name, value] : line[key].items())
-    if (value.is_number_integer()) found[name] = value.get<std::int64_t>();
+    if (is_a<Number>(value)) found[name] = value.template get<Number>();
   return found;
 }
 
@@ -32,19 +31,24 @@ std::map<std::string, std::int64_t> counts(const json& line, const char* key) {
 template <class Number>
 std::vector<Number> list(const json& values) {
   std::vector<Number> found;
-  if (!values.is_array()) return found;
   for (const json& value : values) {
-    if (!value.is_number()) return {};
+    if (!is_a<Number>(value)) return {};
     found.push_back(value.get<Number>());
   }
   return found;
 }
 
+template <class Number>
+std::vector<Number> list(const json& line, const char* key) {
+  return line.contains(key) && line[key].is_array() ? list<Number>(line[key]) : std::vector<Number>();
+}
+
+/// Rows of equal length; empty if they are not.
 std::vector<std::vector<std::int64_t>> rows(const json& line, const char* key) {
   std::vector<std::vector<std::int64_t>> found;
   if (!line.contains(key) || !line[key].is_array()) return found;
   for (const json& row : line[key]) {
-    found.push_back(list<std::int64_t>(row));
+    found.push_back(row.is_array() ? list<std::int64_t>(row) : std::vector<std::int64_t>());
     if (found.back().size() != found.front().size()) return {};
   }
   return found;
@@ -80,10 +84,8 @@ const ValidationMetrics* RunHistory::best() const {
 
 RunHistory read_run_history(const std::filesystem::path& run_dir) {
   RunHistory history;
-  std::ifstream file(run_dir / "metrics.jsonl");
-  for (std::string bytes; std::getline(file, bytes);) {
-    const json line = json::parse(bytes, nullptr, /*allow_exceptions=*/false);
-    if (!line.is_object() || !line.contains("step") || !line["step"].is_number_integer()) continue;
+  for_each_log_line(run_dir / "metrics.jsonl", [&](const json& line) {
+    if (!line.contains("step") || !line["step"].is_number_integer()) return;
     const auto step = line["step"].get<std::int64_t>();
     const std::int64_t learned = log_count(line, "learned_tokens");
     const double seconds = log_number(line, "seconds", 0.0);
@@ -95,12 +97,11 @@ RunHistory read_run_history(const std::filesystem::path& run_dir) {
     } else if (line.contains("loss")) {
       history.steps.push_back({step, log_number(line, "loss"), log_number(line, "learning_rate"),
                                log_number(line, "grad_norm"), log_count(line, "tokens"), learned, seconds,
-                               log_count(line, "peak_rss_bytes"), numbers(line, "grad_norms"),
-                               numbers(line, "adapter_norms"), counts(line, "channel_tokens"),
-                               line.contains("router_load") ? list<double>(line["router_load"]) : std::vector<double>(),
-                               rows(line, "expert_tokens")});
+                               log_count(line, "peak_rss_bytes"), numbers<double>(line, "grad_norms"),
+                               numbers<double>(line, "adapter_norms"), numbers<std::int64_t>(line, "channel_tokens"),
+                               list<double>(line, "router_load"), rows(line, "expert_tokens")});
     }
-  }
+  });
   return history;
 }
 

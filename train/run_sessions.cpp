@@ -67,14 +67,11 @@ void append_session(const std::filesystem::path& run_dir, const RunSession& sess
 
 std::vector<RunSession> read_sessions(const std::filesystem::path& run_dir) {
   std::vector<RunSession> sessions;
-  std::ifstream file(run_dir / kFile);
-  for (std::string bytes; std::getline(file, bytes);) {
-    const auto line = nlohmann::json::parse(bytes, nullptr, /*allow_exceptions=*/false);
-    if (!line.is_object()) continue;
+  for_each_log_line(run_dir / kFile, [&](const nlohmann::json& line) {
     sessions.push_back({log_count(line, "first_step"), log_text(line, "started"), log_text(line, "version"),
                         log_text(line, "processor"), log_count(line, "processors"), log_count(line, "threads"),
                         log_count(line, "memory_bytes")});
-  }
+  });
   return sessions;
 }
 

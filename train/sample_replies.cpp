@@ -1,6 +1,5 @@
 #include "train/sample_replies.h"
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "train/log_line.h"
@@ -42,9 +41,7 @@ SamplePrompts::SamplePrompts(const Recipe& recipe, const ModelConfig& config)
       harmony_(harmony_of(recipe, config)) {
   for (const std::string& prompt : prompts_) {
     Conversation conversation;
-    conversation.messages.emplace_back();
-    conversation.messages.back().role = "user";
-    conversation.messages.back().content = prompt;
+    conversation.messages.push_back(user_message(prompt));
     tokens_.push_back(harmony_.render_prompt(conversation));
     const auto size = static_cast<std::int64_t>(tokens_.back().size());
     if (size >= config.max_position_embeddings) {
@@ -83,10 +80,8 @@ std::string log_line(const SampleReply& reply) {
 
 std::vector<SampleReply> read_sample_replies(const fs::path& run_dir) {
   std::vector<SampleReply> replies;
-  std::ifstream file(run_dir / "samples.jsonl");
-  for (std::string bytes; std::getline(file, bytes);) {
-    const auto line = nlohmann::json::parse(bytes, nullptr, /*allow_exceptions=*/false);
-    if (!line.is_object() || !line.contains("reply") || !line["reply"].is_array()) continue;
+  for_each_log_line(run_dir / "samples.jsonl", [&](const nlohmann::json& line) {
+    if (!line.contains("reply") || !line["reply"].is_array()) return;
     SampleReply reply{
         log_count(line, "step"), log_text(line, "prompt"), {}, log_text(line, "finish"), log_count(line, "tokens")};
     for (const auto& message : line["reply"])
@@ -94,7 +89,7 @@ std::vector<SampleReply> read_sample_replies(const fs::path& run_dir) {
         reply.messages.push_back(
             {log_text(message, "channel"), log_text(message, "recipient"), log_text(message, "content"), true});
     replies.push_back(std::move(reply));
-  }
+  });
   return replies;
 }
 

@@ -30,10 +30,7 @@ struct Options {
 std::vector<Conversation> conversations_of(const Options& options) {
   std::vector<Conversation> conversations;
   if (options.prompt) {
-    Message question;
-    question.role = "user";
-    question.content = *options.prompt;
-    conversations.emplace_back().messages.push_back(std::move(question));
+    conversations.emplace_back().messages.push_back(user_message(*options.prompt));
   } else {
     RecordReader reader({*options.messages});
     SampleParser parser;
