@@ -50,8 +50,7 @@ class Loader::Threads {
   [[nodiscard]] LoaderPosition position() const { return position_; }
 
   [[nodiscard]] std::int64_t batches_of(std::int64_t rows) const {
-    const std::int64_t rows_of_all = options_.micro_batch_size * options_.num_ranks;
-    return (rows + rows_of_all - 1) / rows_of_all;
+    return (rows + options_.micro_batch_size - 1) / options_.micro_batch_size;
   }
   [[nodiscard]] EpochSize size_of(std::int64_t epoch) const {
     if (!plan_.is_even()) return plan_.size_of(epoch);
@@ -74,6 +73,16 @@ class Loader::Threads {
     const double rest = epochs - static_cast<double>(whole);
     if (rest > 0) batches += std::llround(static_cast<double>(batches_of(size_of(whole).rows)) * rest);
     return std::max<std::int64_t>(1, batches);
+  }
+
+  [[nodiscard]] LoaderPosition advanced(LoaderPosition from, std::int64_t batches) const {
+    while (batches > 0) {
+      const std::int64_t left = batches_of(size_of(from.epoch).rows) - from.batch;
+      if (batches < left) return {from.epoch, from.batch + batches};
+      batches -= left;
+      from = {from.epoch + 1, 0};
+    }
+    return from;
   }
 
   void seek(LoaderPosition position) {
@@ -108,6 +117,7 @@ class Loader::Threads {
   void start() {
     is_stopping_ = false;
     upcoming_ = position_;
+    upcoming_in_step_ = 0;
     for (std::int64_t i = 0; i < options_.num_workers; ++i) workers_.emplace_back([this] { work(); });
   }
 
@@ -163,15 +173,29 @@ class Loader::Threads {
   }
 
   void describe_next(std::vector<std::int32_t>& samples) {
+    make_plan();
+    while (upcoming_in_step_ % options_.num_ranks != options_.rank) {
+      pass_one();
+      make_plan();
+    }
+    const std::int64_t first = upcoming_.batch * options_.micro_batch_size;
+    const std::int64_t end = std::min(first + options_.micro_batch_size, plan_.num_rows());
+    for (std::int64_t row = first; row < end; ++row) plan_.append_row(row, samples);
+    pass_one();
+  }
+
+  /// Of the epoch that the upcoming batch is in.
+  void make_plan() {
     if (plan_.epoch() != upcoming_.epoch) plan_.make(upcoming_.epoch);
     while (plan_.num_rows() == 0) {  // small weights leave epochs empty
       upcoming_ = {upcoming_.epoch + 1, 0};
       plan_.make(upcoming_.epoch);
     }
-    const std::int64_t rows = plan_.num_rows(), size = options_.micro_batch_size;
-    const std::int64_t first = (upcoming_.batch * options_.num_ranks + options_.rank) * size;
-    for (std::int64_t row = first; row < std::min(first + size, rows); ++row) plan_.append_row(row, samples);
-    if (++upcoming_.batch >= batches_of(rows)) upcoming_ = {upcoming_.epoch + 1, 0};
+  }
+
+  void pass_one() {
+    if (++upcoming_.batch >= batches_of(plan_.num_rows())) upcoming_ = {upcoming_.epoch + 1, 0};
+    upcoming_in_step_ = (upcoming_in_step_ + 1) % options_.batches_per_step;
   }
 
   LoaderOptions options_;
@@ -179,8 +203,9 @@ class Loader::Threads {
   mutable std::optional<EpochSize> even_size_;
   LoaderPosition position_;
   std::mutex turn_;          // guards plan_ and upcoming_
-  LoaderPosition upcoming_;  // of the batch that a worker takes next
-  std::mutex mutex_;         // guards what follows
+  LoaderPosition upcoming_;  // of the batch that is described next
+  std::int64_t upcoming_in_step_ = 0;
+  std::mutex mutex_;  // guards what follows
   std::condition_variable ready_, wanted_;
   std::deque<Slot> queue_;
   bool is_stopping_ = false;
@@ -209,6 +234,9 @@ Batch Loader::next() {
 }
 LoaderPosition Loader::position() const {
   return threads_->position();
+}
+LoaderPosition Loader::advanced(LoaderPosition from, std::int64_t batches) const {
+  return threads_->advanced(from, batches);
 }
 void Loader::seek(LoaderPosition position) {
   threads_->seek(position);

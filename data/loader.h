@@ -18,13 +18,14 @@ struct LoaderOptions {
   std::uint64_t seed = 0;
   std::int64_t micro_batch_size = 1;  // rows a batch; without packing a row is one sample
   std::int64_t num_workers = 1;       // threads that read and decode; what is read does not depend on it
-  // The rows of num_ranks * micro_batch_size make a global batch, of which each rank gets micro_batch_size: N ranks of
-  // b rows see the same global batches as one rank of N * b.
+  // Of each batches_per_step batches, counted from where the loader was put on, this rank gets number `rank` and every
+  // num_ranks-th after it: N ranks together see the batches that one sees. rank < num_ranks <= batches_per_step.
   std::int64_t rank = 0;
   std::int64_t num_ranks = 1;
+  std::int64_t batches_per_step = 1;
 };
 
-/// A place between two global batches.
+/// A place between two batches, of all ranks.
 struct LoaderPosition {
   std::int64_t epoch = 0;
   std::int64_t batch = 0;  // batches of that epoch that have been given
@@ -51,10 +52,13 @@ class Loader {
   /// Share of the rows' tokens that hold samples, 0 to 1, in the epoch of position().
   [[nodiscard]] double packing_efficiency() const;
 
-  /// The next batch; after the last of an epoch comes the first of the next. The last of an epoch may be smaller, and
-  /// have no sample for some ranks. Throws what reading threw (DataError), again and again until seek().
+  /// The next batch of this rank; after the last of an epoch comes the first of the next. The last of an epoch may be
+  /// smaller. Throws what reading threw (DataError), again and again until seek().
   [[nodiscard]] Batch next();
+  /// Behind the batch that next() gave last.
   [[nodiscard]] LoaderPosition position() const;
+  /// `batches` batches, of all ranks, behind `from`.
+  [[nodiscard]] LoaderPosition advanced(LoaderPosition from, std::int64_t batches) const;
   /// Goes on from `position`, exactly as a loader that had come there by itself.
   void seek(LoaderPosition position);
 

@@ -53,6 +53,120 @@ bool trains(const Layer& layer) {
          (!weight.is_packed() && weight.dense.requires_grad());
 }
 
+Stage whole(const Transformer& transformer) {
+  return {0, static_cast<std::int64_t>(transformer.layers().size())};
+}
+
+/// What a stage does with a micro-batch, piece by piece.
+class LayerWork {
+ public:
+  LayerWork(const Transformer& transformer, const Stage& stage, const BackpropagationOptions& options)
+      : transformer_(transformer),
+        stage_(stage),
+        options_(options),
+        trains_embedding_(transformer.embed_tokens.requires_grad()) {
+    // Below the first layer that trains, no gradient is needed at all.
+    const auto num_layers = static_cast<std::int64_t>(transformer.layers().size());
+    while (!trains_embedding_ && lowest_trained_ < num_layers &&
+           !trains(transformer.layers()[static_cast<std::size_t>(lowest_trained_)])) {
+      ++lowest_trained_;
+    }
+    first_trained_ = std::max(lowest_trained_, stage.first_layer);
+    first_kept_ =
+        std::max(first_trained_, stage.end_layer - std::min(options.kept_layers, stage.end_layer - stage.first_layer));
+  }
+
+  /// Of this stage; its end where none of its layers trains.
+  [[nodiscard]] std::int64_t first_trained() const { return first_trained_; }
+
+  void enter(std::int64_t n, std::int64_t next) const {
+    if (options_.pager != nullptr) options_.pager->enter(n, std::clamp(next, stage_.first_layer, stage_.end_layer - 1));
+  }
+
+  /// Makes room for what will come from there: outputs of the stage before, or gradients from the one after.
+  void receive(StageLink::Neighbour from, std::vector<MicroBatch>& batches) const {
+    const bool from_before = from == StageLink::Neighbour::kBefore;
+    if (from_before ? stage_.is_first : stage_.is_last || stage_.end_layer <= lowest_trained_) return;
+    for (MicroBatch& batch : batches) {
+      at::Tensor& room = from_before ? batch.x : batch.grad;
+      room = at::empty({static_cast<std::int64_t>(batch.rows.tokens.size()), transformer_.config().hidden_size},
+                       at::kFloat);
+      stage_.link->begin_receive(from, room);
+    }
+  }
+
+  void begin(MicroBatch& batch) const {
+    if (!stage_.is_first) return stage_.link->wait_received(StageLink::Neighbour::kBefore);
+    at::NoGradGuard no_grad;
+    batch.x = transformer_.embed(batch.placed.tokens);
+  }
+
+  void run(std::int64_t n, MicroBatch& batch) const {
+    const auto i = static_cast<std::size_t>(n);
+    at::Tensor input = batch.x.detach();
+    if (n >= first_trained_) {
+      // The lowest layer's own input needs no gradient unless the embedding is trained.
+      input.set_requires_grad(passes_back(n));
+      batch.inputs[i] = input;
+    }
+    at::AutoGradMode mode(n >= first_kept_);
+    at::Tensor output = transformer_.run_layer(n, input, batch.forward_pass(options_));
+    batch.x = output.detach();
+    if (n >= first_kept_) batch.outputs[i] = std::move(output);
+  }
+
+  /// The loss sum, of the last stage.
+  [[nodiscard]] double end(MicroBatch& batch) const {
+    if (!stage_.is_last) {
+      stage_.link->send(StageLink::Neighbour::kAfter, batch.x);
+      batch.x.reset();
+      return 0.0;
+    }
+    HeadLoss head = head_loss(transformer_, batch.x, batch.targets);
+    batch.x.reset();
+    batch.grad = std::move(head.grad_hidden);
+    return head.loss_sum;
+  }
+
+  void begin_back(const MicroBatch&) const {
+    if (!stage_.is_last && stage_.end_layer > lowest_trained_) stage_.link->wait_received(StageLink::Neighbour::kAfter);
+  }
+
+  void run_back(std::int64_t n, MicroBatch& batch) const {
+    const auto i = static_cast<std::size_t>(n);
+    at::Tensor output = std::move(batch.outputs[i]);
+    if (n < first_kept_) {
+      at::AutoGradMode mode(true);
+      output = transformer_.run_layer(n, batch.inputs[i], batch.second_pass(options_));
+    }
+    torch::autograd::backward({output}, {batch.grad});
+    output.reset();
+    batch.grad = batch.inputs[i].grad();
+    batch.inputs[i].reset();
+  }
+
+  void end_back(MicroBatch& batch) const {
+    if (!stage_.is_first) {
+      if (passes_back(stage_.first_layer)) stage_.link->send(StageLink::Neighbour::kBefore, batch.grad.contiguous());
+      batch.grad.reset();
+    } else if (trains_embedding_) {
+      at::AutoGradMode mode(true);
+      torch::autograd::backward({transformer_.embed(batch.placed.tokens)}, {batch.grad});
+    }
+  }
+
+ private:
+  /// Whether the gradient of the input of layer `n` is needed.
+  [[nodiscard]] bool passes_back(std::int64_t n) const { return n > lowest_trained_ || trains_embedding_; }
+
+  const Transformer& transformer_;
+  const Stage& stage_;
+  const BackpropagationOptions& options_;
+  const bool trains_embedding_;
+  std::int64_t lowest_trained_ = 0;  // of all stages
+  std::int64_t first_trained_ = 0, first_kept_ = 0;
+};
+
 }  // namespace
 
 LossSum backpropagate(const Transformer& transformer, const TokenRows& rows, const BackpropagationOptions& options) {
@@ -64,95 +178,81 @@ LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows>
   LossSum sum;
   std::vector<MicroBatch> batches;
   batches.reserve(micro_batches.size());  // layers keep references to what the micro-batches share
+  const Stage stage = options.stage != nullptr ? *options.stage : whole(transformer);
   for (const TokenRows& rows : micro_batches) {
     Targets targets = targets_of(rows.tokens, rows.loss_weights, rows.sample_offsets);
     if (targets.rows.size(0) == 0) continue;
-    sum.weight += targets.weight_sum;
-    sum.num_learned += targets.rows.size(0);
+    if (stage.is_last) {
+      sum.weight += targets.weight_sum;
+      sum.num_learned += targets.rows.size(0);
+    }
     batches.emplace_back(transformer, rows, std::move(targets));
   }
   if (batches.empty()) return sum;
-  const auto num_layers = static_cast<std::int64_t>(transformer.layers().size());
-  const bool trains_embedding = transformer.embed_tokens.requires_grad();
-  // Below the first layer that trains, no gradient is needed at all.
-  std::int64_t first_trained = 0;
-  while (!trains_embedding && first_trained < num_layers &&
-         !trains(transformer.layers()[static_cast<std::size_t>(first_trained)])) {
-    ++first_trained;
-  }
-  const auto first_kept = std::max(first_trained, num_layers - std::min(options.kept_layers, num_layers));
-  const auto enter = [&](std::int64_t n, std::int64_t next) {
-    if (options.pager != nullptr) options.pager->enter(n, std::clamp<std::int64_t>(next, 0, num_layers - 1));
-  };
+  LayerWork work(transformer, stage, options);
 
-  for (MicroBatch& batch : batches) {
-    at::NoGradGuard no_grad;
-    batch.x = transformer.embed(batch.placed.tokens);
-  }
-  for (std::int64_t n = 0; n < num_layers; ++n) {
-    const auto i = static_cast<std::size_t>(n);
-    enter(n, n + 1);
+  work.receive(StageLink::Neighbour::kBefore, batches);
+  if (stage.link == nullptr) {
+    for (MicroBatch& batch : batches) work.begin(batch);
+    for (std::int64_t n = stage.first_layer; n < stage.end_layer; ++n) {
+      work.enter(n, n + 1);
+      for (MicroBatch& batch : batches) work.run(n, batch);
+    }
+    for (MicroBatch& batch : batches) sum.loss += work.end(batch);
+  } else {
     for (MicroBatch& batch : batches) {
-      at::Tensor input = batch.x.detach();
-      if (n >= first_trained) {
-        // The lowest layer's own input needs no gradient unless the embedding is trained.
-        input.set_requires_grad(n > first_trained || trains_embedding);
-        batch.inputs[i] = input;
-      }
-      at::AutoGradMode mode(n >= first_kept);
-      at::Tensor output = transformer.run_layer(n, input, batch.forward_pass(options));
-      batch.x = output.detach();
-      if (n >= first_kept) batch.outputs[i] = std::move(output);
+      work.begin(batch);
+      for (std::int64_t n = stage.first_layer; n < stage.end_layer; ++n) work.run(n, batch);
+      sum.loss += work.end(batch);
     }
   }
 
-  for (MicroBatch& batch : batches) {
-    HeadLoss head = head_loss(transformer, batch.x, batch.targets);
-    batch.x.reset();
-    batch.grad = std::move(head.grad_hidden);
-    sum.loss += head.loss_sum;
-  }
-
-  for (std::int64_t n = num_layers - 1; n >= first_trained; --n) {
-    const auto i = static_cast<std::size_t>(n);
-    enter(n, n > first_trained ? n - 1 : n);
-    for (MicroBatch& batch : batches) {
-      at::Tensor output = std::move(batch.outputs[i]);
-      if (n < first_kept) {
-        at::AutoGradMode mode(true);
-        output = transformer.run_layer(n, batch.inputs[i], batch.second_pass(options));
-      }
-      torch::autograd::backward({output}, {batch.grad});
-      output.reset();
-      batch.grad = batch.inputs[i].grad();
-      batch.inputs[i].reset();
+  work.receive(StageLink::Neighbour::kAfter, batches);
+  if (stage.link == nullptr) {
+    for (std::int64_t n = stage.end_layer - 1; n >= work.first_trained(); --n) {
+      work.enter(n, n > work.first_trained() ? n - 1 : n);
+      for (MicroBatch& batch : batches) work.run_back(n, batch);
+      if (options.on_layer_done) options.on_layer_done(n);
     }
-  }
-  if (trains_embedding) {
-    at::AutoGradMode mode(true);
-    for (const MicroBatch& batch : batches) {
-      torch::autograd::backward({transformer.embed(batch.placed.tokens)}, {batch.grad});
+    for (MicroBatch& batch : batches) work.end_back(batch);
+  } else {
+    for (MicroBatch& batch : batches) {
+      work.begin_back(batch);
+      for (std::int64_t n = stage.end_layer - 1; n >= work.first_trained(); --n) {
+        work.run_back(n, batch);
+        if (&batch == &batches.back() && options.on_layer_done) options.on_layer_done(n);
+      }
+      work.end_back(batch);
     }
   }
   return sum;
 }
 
-at::Tensor forward(const Transformer& transformer, const TokenRows& rows, bool experts_on_grid) {
+at::Tensor forward(const Transformer& transformer, const TokenRows& rows, bool experts_on_grid, const Stage* stage) {
   at::NoGradGuard no_grad;
+  const Stage layers = stage != nullptr ? *stage : whole(transformer);
   const PlacedRows placed(transformer, rows);
   const Pass pass{placed.layout, placed.rope, 0, false, experts_on_grid};
-  at::Tensor x = transformer.embed(placed.tokens);
-  for (std::int64_t n = 0; n < static_cast<std::int64_t>(transformer.layers().size()); ++n) {
-    x = transformer.run_layer(n, x, pass);
+  at::Tensor x;
+  if (layers.is_first) {
+    x = transformer.embed(placed.tokens);
+  } else {
+    x = at::empty({static_cast<std::int64_t>(rows.tokens.size()), transformer.config().hidden_size}, at::kFloat);
+    layers.link->begin_receive(StageLink::Neighbour::kBefore, x);
+    layers.link->wait_received(StageLink::Neighbour::kBefore);
   }
+  for (std::int64_t n = layers.first_layer; n < layers.end_layer; ++n) x = transformer.run_layer(n, x, pass);
+  if (!layers.is_last) layers.link->send(StageLink::Neighbour::kAfter, x.contiguous());
   return x;
 }
 
-LossSum evaluate(const Transformer& transformer, const TokenRows& rows, bool experts_on_grid) {
+LossSum evaluate(const Transformer& transformer, const TokenRows& rows, bool experts_on_grid, const Stage* stage) {
   const Targets targets = targets_of(rows.tokens, rows.loss_weights, rows.sample_offsets);
+  if (targets.rows.size(0) == 0) return {};
+  const at::Tensor x = forward(transformer, rows, experts_on_grid, stage);
+  if (stage != nullptr && !stage->is_last) return {};
   LossSum sum{0.0, targets.weight_sum, targets.rows.size(0)};
-  if (sum.num_learned == 0) return sum;
-  const at::Tensor found = head_log_probs(transformer, forward(transformer, rows, experts_on_grid), targets);
+  const at::Tensor found = head_log_probs(transformer, x, targets);
   sum.loss = -(found * targets.weights).to(at::kDouble).sum().item<double>();
   return sum;
 }

@@ -5,12 +5,14 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <span>
 
 #include <ATen/core/Tensor.h>
 
 #include "model/layer_pager.h"
+#include "model/stage.h"
 #include "model/transformer.h"
 
 namespace ossature {
@@ -27,9 +29,12 @@ inline constexpr std::int64_t kAllLayers = std::numeric_limits<std::int64_t>::ma
 
 struct BackpropagationOptions {
   std::int64_t kept_layers = 0;       // of the layers that train, the last ones, which do not run again
+  const Stage* stage = nullptr;       // the layers to compute, where ranks share them; its kept_layers are its own
   bool experts_on_grid = false;       // see ExpertsOptions
   LayerPager* pager = nullptr;        // of the transformer's checkpoint, if it is to be read as it is used
   RouterLoad* router_load = nullptr;  // counts each token once in each layer, if given
+  // Hears of each layer that trains when the gradients of its parameters are complete, the last layer first.
+  std::function<void(std::int64_t)> on_layer_done = {};
 };
 
 struct LossSum {
@@ -41,15 +46,21 @@ struct LossSum {
 /// Adds the gradient of the loss *sum* (not mean) to every parameter that requires one; dividing by the sum of weights
 /// of all micro-batches of a step is the caller's, so accumulation and packing never change the result.
 /// Micro-batches that go through the layers together give the bits that they give one after another.
+///
+/// In a stage of a pipeline each micro-batch goes to the next stage as soon as it is through, and its gradient to the
+/// stage before; all stages are given the same micro-batches. The last stage alone has the loss sum; those of the
+/// others are zero. Gradients are those of the stage's own parameters.
 LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows> micro_batches,
                       const BackpropagationOptions& options);
 LossSum backpropagate(const Transformer& transformer, const TokenRows& rows, const BackpropagationOptions& options);
 
-/// The last layer's output, [T, H]. Without gradients.
-[[nodiscard]] at::Tensor forward(const Transformer& transformer, const TokenRows& rows, bool experts_on_grid = false);
+/// The last layer's output, or the stage's, [T, H]. Without gradients.
+[[nodiscard]] at::Tensor forward(const Transformer& transformer, const TokenRows& rows, bool experts_on_grid = false,
+                                 const Stage* stage = nullptr);
 
-/// The loss sum without gradients.
-[[nodiscard]] LossSum evaluate(const Transformer& transformer, const TokenRows& rows, bool experts_on_grid = false);
+/// The loss sum without gradients. In a stage as with backpropagate().
+[[nodiscard]] LossSum evaluate(const Transformer& transformer, const TokenRows& rows, bool experts_on_grid = false,
+                               const Stage* stage = nullptr);
 
 /// log p(token | its sample so far) of every token, float32 [T]; NaN for the first of each sample. Loss weights are not
 /// looked at.

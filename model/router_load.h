@@ -18,6 +18,7 @@ class RouterLoad {
 
   /// [layer][expert]; each token counts K times.
   [[nodiscard]] const std::vector<std::vector<std::int64_t>>& tokens() const { return tokens_; }
+  [[nodiscard]] std::vector<std::vector<std::int64_t>>& tokens() { return tokens_; }
   /// Of each layer the busiest expert's tokens over the mean of its experts: 1 where all have as many, their number / K
   /// where each token takes the same ones. Rounded to thousandths; 0 of a layer that saw no token.
   [[nodiscard]] std::vector<double> largest_over_mean() const;

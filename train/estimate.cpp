@@ -13,6 +13,7 @@
 #include "model/bf16_tiles.h"
 #include "train/errors.h"
 #include "train/optimizer.h"
+#include "train/rank_layout.h"
 #include "train/trained_model.h"
 
 namespace ossature {
@@ -60,8 +61,11 @@ std::string gigabytes(std::int64_t bytes) {
 
 }  // namespace
 
-MemoryPlan plan_run(const Recipe& recipe, const Checkpoint& base, std::int64_t limit) {
-  return plan_memory(recipe, memory_needs(recipe, base, num_trained(recipe, base)), limit);
+MemoryPlan plan_run(const Recipe& recipe, const Checkpoint& base, std::int64_t limit, const RankPart& part) {
+  const MemoryNeeds needs = memory_needs(recipe, base, num_trained(recipe, base), part.stage);
+  const std::int64_t shared = std::min(needs.weights, limit);
+  return plan_memory(recipe, needs, shared + (limit - shared) / part.local_ranks,
+                     part.stage != nullptr ? part.micro_batches : 0);
 }
 
 std::vector<WayOut> ways_out(const Recipe& recipe, const Checkpoint& base, std::int64_t limit) {
@@ -166,6 +170,36 @@ Estimate estimate(const Recipe& recipe, bool probe) {
   return result;
 }
 
+void add_ranks(Estimate& estimate, const Recipe& recipe, std::int64_t ranks, const Network& network,
+               std::optional<double> micro_batch_seconds) {
+  const RankLayout layout = layout_of(recipe, 0, ranks);
+  const Checkpoint base(recipe.base_model);
+  estimate.ranks = ranks;
+  estimate.stages = layout.stages;
+  if (layout.stages > 1) {
+    estimate.memory = {};
+    for (RankLayout place = layout; place.stage < layout.stages; ++place.stage) {
+      const std::optional<Stage> stage = place.stage_in(base.config());
+      const MemoryPlan plan = plan_run(recipe, base, memory_limit(recipe),
+                                       {1, &*stage, place.num_own(recipe.train.gradient_accumulation_steps)});
+      if (plan.resident() > estimate.memory.resident()) estimate.memory = plan;
+    }
+  }
+  const auto tokens = static_cast<double>(recipe.data.sequence_length * recipe.train.micro_batch_size);
+  StepWork work;
+  work.micro_batch_seconds = micro_batch_seconds.value_or(
+      tokens * estimate.gflop_per_token / (kShareOfRoofline * std::max(estimate.gflop_per_second, 1e-9)));
+  work.micro_batches = recipe.train.gradient_accumulation_steps;
+  // The gradient of the input costs what the forward pass does, and so does a layer that runs again.
+  const double once = gflop_per_token(recipe, base.config(), {.needs = {.num_layers = 1}, .kept_layers = 1}) / 2.0;
+  work.backward_share = 1.0 - once / estimate.gflop_per_token;
+  work.layers = base.config().num_hidden_layers;
+  work.gradient_bytes = 4.0 * static_cast<double>(estimate.trained_parameters);
+  work.boundary_bytes = 4.0 * tokens * static_cast<double>(base.config().hidden_size);
+  if (micro_batch_seconds || estimate.gflop_per_second > 0.0)
+    estimate.step = step_time(work, ranks, layout.stages, network);
+}
+
 void check_fits(const Recipe& recipe, const Checkpoint& base, const MemoryPlan& plan) {
   if (plan.resident() <= plan.limit) return;
   std::string text = "the run does not fit into memory: it needs " + plan.describe();
@@ -175,6 +209,7 @@ void check_fits(const Recipe& recipe, const Checkpoint& base, const MemoryPlan& 
 }
 
 std::optional<double> Estimate::seconds() const {
+  if (steps && step) return static_cast<double>(*steps) * step->total();
   if (!steps || gflop_per_second <= 0.0) return std::nullopt;
   return static_cast<double>(*steps * tokens_per_step) * gflop_per_token / (kShareOfRoofline * gflop_per_second);
 }
@@ -198,6 +233,13 @@ Inspection Estimate::report() const {
   if (gflop_per_second > 0.0) {
     result.fields.emplace_back("gflop_per_second", gflop_per_second);
     result.fields.emplace_back("tokens_per_second", kShareOfRoofline * gflop_per_second / gflop_per_token);
+  }
+  if (step) {
+    result.fields.emplace_back("ranks", ranks);
+    result.fields.emplace_back("step_seconds", step->total());
+    result.fields.emplace_back("computing_share", step->computing / step->total());
+    result.fields.emplace_back("network_share", step->network / step->total());
+    result.fields.emplace_back("slowest_rank_share", step->stragglers / step->total());
   }
   if (const auto time = seconds()) result.fields.emplace_back("hours", *time / 3600.0);
   result.tables = {

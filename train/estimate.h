@@ -10,6 +10,7 @@
 #include "train/inspection.h"
 #include "train/memory_plan.h"
 #include "train/recipe.h"
+#include "train/step_time.h"
 
 namespace ossature {
 
@@ -31,6 +32,10 @@ struct Estimate {
   double gflop_per_second = 0.0;      // of the machine's matrix products; 0 if not measured
   std::vector<WayOut> ways_out;       // the cheapest three that fit, if the recipe does not
 
+  // Several machines like this one: how many ranks, one each, and what a step takes, if that was asked for.
+  std::int64_t ranks = 1, stages = 1;
+  std::optional<StepTime> step;
+
   [[nodiscard]] bool fits() const { return memory.resident() <= memory.limit; }
   [[nodiscard]] std::optional<double> seconds() const;
   [[nodiscard]] Inspection report() const;
@@ -44,6 +49,12 @@ inline constexpr double kShareOfRoofline = 0.8;
 /// CheckpointError if the recipe does not fit the base. `probe`: measure the matrix product (half a second).
 [[nodiscard]] Estimate estimate(const Recipe& recipe, bool probe);
 
+/// Adds what a step takes on `ranks` machines like this one, joined by `network`: by the probe, or by what one of them
+/// was seen to take for a micro-batch. Memory is that of the rank that needs most. Throws RecipeError if the ranks do
+/// not suit the recipe.
+void add_ranks(Estimate& estimate, const Recipe& recipe, std::int64_t ranks, const Network& network,
+               std::optional<double> micro_batch_seconds = std::nullopt);
+
 /// Of a forward pass, the gradient of the input and what is computed again; attention's own products are not counted.
 [[nodiscard]] double gflop_per_token(const Recipe& recipe, const ModelConfig& model, const MemoryPlan& plan);
 
@@ -53,8 +64,17 @@ inline constexpr double kShareOfRoofline = 0.8;
 /// The changes that make `recipe` fit into `limit`, those that cost the run least first, at most three.
 [[nodiscard]] std::vector<WayOut> ways_out(const Recipe& recipe, const Checkpoint& base, std::int64_t limit);
 
-/// The memory plan of a run that may use `limit` bytes. Throws RecipeError if the recipe's lora section picks nothing.
-[[nodiscard]] MemoryPlan plan_run(const Recipe& recipe, const Checkpoint& base, std::int64_t limit);
+/// What of a run one rank among several has, for its memory plan.
+struct RankPart {
+  std::int64_t local_ranks = 1;    // that share the machine's memory; the weights, which all map, count once
+  const Stage* stage = nullptr;    // of a pipeline
+  std::int64_t micro_batches = 0;  // of the stage in a step
+};
+
+/// The memory plan of a run, or of a part of it, that may use `limit` bytes. Throws RecipeError if the recipe's lora
+/// section picks nothing.
+[[nodiscard]] MemoryPlan plan_run(const Recipe& recipe, const Checkpoint& base, std::int64_t limit,
+                                  const RankPart& part = {});
 
 /// Throws OutOfMemoryError, with the numbers and the ways out, if the plan of a run does not fit.
 void check_fits(const Recipe& recipe, const Checkpoint& base, const MemoryPlan& plan);

@@ -15,11 +15,17 @@ namespace ossature {
 /// A batch as the model takes it. Views: `batch` must live longer.
 [[nodiscard]] TokenRows rows_of(const Batch& batch);
 
-/// Weighted loss over the learned tokens of the whole file, samples in order, about `max_tokens` tokens at a time.
-/// `progress`, when given, hears the tokens done.
+/// Every `of`-th batch of something, beginning with number `first`; all as it stands.
+struct Share {
+  std::int64_t first = 0, of = 1;
+};
+
+/// Weighted loss over the learned tokens of the whole file, or a share of it, samples in order, about `max_tokens`
+/// tokens at a time. `progress`, when given, hears the tokens done. In a stage as with backpropagate().
 [[nodiscard]] LossSum evaluate(const Transformer& transformer, const std::shared_ptr<const TokenFileReader>& file,
                                std::int64_t max_tokens, bool experts_on_grid = false,
-                               const std::function<void(std::int64_t)>& progress = {});
+                               const std::function<void(std::int64_t)>& progress = {}, Share share = {},
+                               const Stage* stage = nullptr);
 
 /// log p(token | its sample so far) for each token of the file; NaN for the first of each sample. `loss` receives the
 /// weighted loss over the learned tokens.

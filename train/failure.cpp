@@ -6,13 +6,17 @@
 #include <array>
 #include <cerrno>
 #include <filesystem>
+#include <iostream>
 #include <new>
+#include <sstream>
 #include <system_error>
 
 #include "data/data_error.h"
 #include "model/config.h"
 #include "train/errors.h"
+#include "train/ranks.h"
 #include "train/recipe.h"
+#include "train/visible_text.h"
 
 namespace ossature {
 namespace {
@@ -38,6 +42,7 @@ bool is_out_of_memory(const std::string& what) {
 }  // namespace
 
 Failure describe_failure(const std::exception& error) {
+  if (const auto* rank = dynamic_cast<const RankFailure*>(&error)) return {rank->exit_code(), ""};
   if (dynamic_cast<const RecipeError*>(&error) != nullptr) return {2, error.what()};
   if (dynamic_cast<const CheckpointError*>(&error) != nullptr) return {3, error.what()};
   if (dynamic_cast<const DataError*>(&error) != nullptr) return {3, error.what()};
@@ -50,6 +55,16 @@ Failure describe_failure(const std::exception& error) {
   const std::string what = torch != nullptr ? torch->what_without_backtrace() : error.what();
   if (torch != nullptr && is_out_of_memory(what)) return {5, what + kLessMemory};
   return {1, what + "\nThis is a bug in ossature: please report it with the command that you ran."};
+}
+
+void tell(const Failure& failure) {
+  if (failure.message.empty()) return;
+  std::ostringstream text;
+  text << "ossature: error: ";
+  for (const VisiblePiece& piece : visible_pieces(failure.message)) {
+    text << (piece.kind == VisiblePiece::kNewline ? "\n" : piece.text);
+  }
+  std::cerr << text.str() + "\n" << std::flush;
 }
 
 }  // namespace ossature

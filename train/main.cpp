@@ -12,19 +12,13 @@
 #include "train/commands/command.h"
 #include "train/failure.h"
 #include "train/version.h"
-#include "train/visible_text.h"
 #include "train/waiting_threads.h"
 
 namespace ossature {
 namespace {
 
-/// Messages quote files, which may hold what a terminal would obey.
 int fail(const Failure& failure) {
-  std::cerr << "ossature: error: ";
-  for (const VisiblePiece& piece : visible_pieces(failure.message)) {
-    std::cerr << (piece.kind == VisiblePiece::kNewline ? "\n" : piece.text);
-  }
-  std::cerr << std::endl;
+  tell(failure);
   return failure.exit_code;
 }
 

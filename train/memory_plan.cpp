@@ -94,23 +94,30 @@ std::string gigabytes(std::int64_t bytes) {
 
 }  // namespace
 
-MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std::int64_t num_trained) {
+MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std::int64_t num_trained,
+                         const Stage* stage) {
   const ModelConfig& model = checkpoint.config();
   const auto tokens = recipe.data.sequence_length * recipe.train.micro_batch_size;
   const TokenBytes token = token_bytes(recipe, model);
   MemoryNeeds needs;
   needs.program = kProgramBytes;
-  const auto embedding = 2 * model.vocab_size * model.hidden_size;
-  needs.weights = checkpoint.stored_bytes() - embedding + embedding_bytes_read(recipe, model);
+  const auto embedding = 2 * model.vocab_size * model.hidden_size;  // and as much the head
   for (const auto bytes : checkpoint.layer_bytes(0)) needs.layer_weights += static_cast<std::int64_t>(bytes.size());
+  needs.num_layers = model.num_hidden_layers;
+  needs.weights = checkpoint.stored_bytes() - embedding;
+  if (stage != nullptr) {
+    needs.num_layers = stage->end_layer - stage->first_layer;
+    needs.weights = needs.num_layers * needs.layer_weights + (stage->is_last ? embedding : 0);
+  }
+  if (stage == nullptr || stage->is_first) needs.weights += embedding_bytes_read(recipe, model);
   const TrainedBytes trained = trained_bytes(num_trained, recipe.train.optimizer_state);
   needs.trained = trained.total() + (recipe.evaluation.keeps_best() ? trained.values : 0);  // the best values
   if (recipe.train.mode == TrainMode::kFull) needs.weights = 0;  // copied into the trained parameters
   needs.input = tokens * token.input;
   needs.kept = tokens * token.kept;
   needs.working = tokens * token.working;
-  needs.head = head_bytes(model, tokens, recipe.dtype == ComputeDtype::kBFloat16);
-  needs.num_layers = model.num_hidden_layers;
+  if (stage == nullptr || stage->is_last)
+    needs.head = head_bytes(model, tokens, recipe.dtype == ComputeDtype::kBFloat16);
   return needs;
 }
 
@@ -146,17 +153,19 @@ std::string MemoryPlan::describe() const {
   return text;
 }
 
-MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int64_t limit) {
+MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int64_t limit, std::int64_t pipelined) {
   MemoryPlan plan;
   plan.needs = needs;
   plan.limit = limit;
   plan.kept_layers = recipe.train.recompute == Recompute::kOff ? needs.num_layers : 0;
-  plan.pages = plan.resident() > limit && needs.weights > 0;
-  if (plan.pages) {
+  plan.pages = pipelined == 0 && plan.resident() > limit && needs.weights > 0;
+  if (plan.pages || pipelined > 0) {
     const auto one_more = needs.num_layers * needs.input + plan.kept_layers * needs.kept;
     const auto room = std::max<std::int64_t>(0, limit - plan.resident());
-    plan.micro_batches_together = std::min(recipe.train.gradient_accumulation_steps, 1 + room / one_more);
-  } else if (recipe.train.recompute == Recompute::kAuto) {
+    const auto most = pipelined > 0 ? pipelined : recipe.train.gradient_accumulation_steps;
+    plan.micro_batches_together = std::min(most, 1 + room / one_more);
+  }
+  if (!plan.pages && recipe.train.recompute == Recompute::kAuto) {
     plan.kept_layers = needs.num_layers;
     while (plan.kept_layers > 0 && plan.resident() > limit) --plan.kept_layers;
   }

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "model/checkpoint.h"
+#include "model/stage.h"
 #include "train/recipe.h"
 
 namespace ossature {
@@ -23,8 +24,9 @@ struct MemoryNeeds {
   std::int64_t num_layers = 0;
 };
 
-/// `num_trained`: trained parameters.
-[[nodiscard]] MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std::int64_t num_trained);
+/// `num_trained`: trained parameters. `stage`: of a run that has no more than those layers.
+[[nodiscard]] MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std::int64_t num_trained,
+                                       const Stage* stage = nullptr);
 
 struct MemoryPlan {
   MemoryNeeds needs;
@@ -47,7 +49,11 @@ struct MemoryPlan {
 
 /// train.recompute auto keeps as many layers' activations as `limit` allows beside all weights. Where not even the
 /// weights fit, none are kept, and as many of a step's micro-batches go together as fit.
-[[nodiscard]] MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int64_t limit);
+///
+/// `pipelined`: in a stage of a pipeline, the micro-batches of a step, else 0. As many as fit are under way at once,
+/// since stages wait for each other at the beginning and at the end of each such group; activations have what is left.
+[[nodiscard]] MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int64_t limit,
+                                     std::int64_t pipelined = 0);
 
 /// What train.memory_limit says, else nine tenths of what the machine (or its control group) has free; mapped files
 /// count as free.

@@ -37,6 +37,16 @@ void MetricsLog::write(const StepMetrics& metrics) {
   if (!metrics.channel_tokens.empty()) line["channel_tokens"] = metrics.channel_tokens;
   if (!metrics.router_load.empty()) line["router_load"] = metrics.router_load;
   if (!metrics.expert_tokens.empty()) line["expert_tokens"] = metrics.expert_tokens;
+  if (metrics.ranks) {
+    line["ranks"] = {{"ranks", metrics.ranks->ranks},
+                     {"slowest", metrics.ranks->slowest},
+                     {"slowest_seconds", metrics.ranks->slowest_seconds},
+                     {"fastest_seconds", metrics.ranks->fastest_seconds},
+                     {"network_seconds", metrics.ranks->network_seconds}};
+    events_.scalar("ranks/slowest_seconds", metrics.step, metrics.ranks->slowest_seconds);
+    events_.scalar("ranks/fastest_seconds", metrics.step, metrics.ranks->fastest_seconds);
+    events_.scalar("ranks/network_seconds", metrics.step, metrics.ranks->network_seconds);
+  }
   lines_.append(line.dump());
   events_.scalar("train/loss", metrics.step, metrics.loss);
   events_.scalar("train/learning_rate", metrics.step, metrics.learning_rate);

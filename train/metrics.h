@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,6 +14,16 @@
 #include "train/step_log.h"
 
 namespace ossature {
+
+/// How the ranks shared the time of a step. Seconds of computing, and of waiting then for the gradients of all.
+struct RankTimes {
+  std::int64_t ranks = 0;
+  std::int64_t slowest = 0;  // the one that computed longest
+  double slowest_seconds = 0;
+  double fastest_seconds = 0;
+  double network_seconds =
+      0;  // that the rank waited which waited least: for what went over the network, not for others
+};
 
 /// One optimizer step.
 struct StepMetrics {
@@ -29,6 +40,7 @@ struct StepMetrics {
   std::map<std::string, std::int64_t> channel_tokens = {};    // learned_tokens by kind of segment, where it is known
   std::vector<double> router_load = {};                       // RouterLoad::largest_over_mean() of the step
   std::vector<std::vector<std::int64_t>> expert_tokens = {};  // RouterLoad::tokens() of the step, where written
+  std::optional<RankTimes> ranks = {};                        // where there are several
 
   [[nodiscard]] double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };

@@ -1,6 +1,7 @@
 #include "train/non_finite.h"
 
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -41,22 +42,33 @@ std::string find_in_gradients(const ParameterSet& parameters) {
 
 }  // namespace
 
-NonFinite find_non_finite(const Transformer& transformer, ParameterSet& parameters,
-                          std::span<const TokenRows> micro_batches, const BackpropagationOptions& options) {
-  NonFinite found{"the sum of the gradients", 0};
-  for (std::size_t i = 0; i < micro_batches.size(); ++i) {
+std::optional<NonFinite> find_non_finite(const Transformer& transformer, ParameterSet& parameters,
+                                         std::span<const TokenRows> micro_batches,
+                                         const BackpropagationOptions& options) {
+  std::optional<NonFinite> found;
+  for (std::size_t i = 0; i < micro_batches.size() && !found; ++i) {
     std::string tensor = find_in_forward(transformer, micro_batches[i], options);
     if (tensor.empty()) {
       parameters.gradients().zero_();
       const LossSum sum = backpropagate(transformer, micro_batches[i], options);
       tensor = std::isfinite(sum.loss) ? find_in_gradients(parameters) : "the loss";
     }
-    if (tensor.empty()) continue;
-    found = {std::move(tensor), i};
-    break;
+    if (!tensor.empty()) found = {std::move(tensor), i};
   }
   parameters.gradients().zero_();
   return found;
+}
+
+Culprit first_culprit(Ranks& ranks, const std::optional<Culprit>& own) {
+  nlohmann::json found;
+  if (own) found = {own->number, own->tensor, own->samples};
+  Culprit first{kNoMicroBatch, "", ""};
+  for (const std::string& text : ranks.gather(found.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace))) {
+    const auto other = nlohmann::json::parse(text);
+    if (other.is_null() || (!first.tensor.empty() && other.at(0) >= first.number)) continue;
+    first = {other.at(0), other.at(1), other.at(2)};
+  }
+  return first;
 }
 
 std::string sources_of(const Batch& batch, const std::vector<WeightedFile>& files) {

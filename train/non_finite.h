@@ -2,12 +2,15 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
+#include <optional>
 #include <span>
 #include <string>
 
 #include "data/batch.h"
 #include "model/backpropagation.h"
 #include "model/parameters.h"
+#include "train/ranks.h"
 #include "train/training_files.h"
 
 namespace ossature {
@@ -19,11 +22,23 @@ struct NonFinite {
   std::size_t micro_batch = 0;
 };
 
-/// The culprit of a step over `micro_batches` (with their dropout seeds). The gradients hold nothing of use afterwards
-/// and are zero. Where no micro-batch is wrong by itself, only their sum, that is "the sum of the gradients".
-[[nodiscard]] NonFinite find_non_finite(const Transformer& transformer, ParameterSet& parameters,
-                                        std::span<const TokenRows> micro_batches,
-                                        const BackpropagationOptions& options);
+/// The culprit among `micro_batches` (with their dropout seeds); nullopt if none is wrong by itself. The gradients hold
+/// nothing of use afterwards and are zero.
+[[nodiscard]] std::optional<NonFinite> find_non_finite(const Transformer& transformer, ParameterSet& parameters,
+                                                       std::span<const TokenRows> micro_batches,
+                                                       const BackpropagationOptions& options);
+
+/// A culprit and where it comes from, for the user.
+struct Culprit {
+  std::int64_t number = 0;  // of the micro-batch among those of all ranks, in the order in which one rank computes them
+  std::string tensor;
+  std::string samples;
+};
+/// Behind every micro-batch: of what belongs to none.
+inline constexpr std::int64_t kNoMicroBatch = std::numeric_limits<std::int64_t>::max();
+
+/// The one of the lowest number among what the ranks have found; at least one has. Collective.
+[[nodiscard]] Culprit first_culprit(Ranks& ranks, const std::optional<Culprit>& own);
 
 /// "chats.jsonl:12, chats.jsonl:40": where the samples of `batch` come from, as their token files know it; a few of
 /// many.

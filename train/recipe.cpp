@@ -221,6 +221,8 @@ std::vector<RecipeProblem> validate(const Recipe& recipe) {
          "lora.target_modules and lora.target_parameters are both empty; expected something to train");
   expect(train.mxfp4_finish_steps == 0 || train.mode == TrainMode::kFull, {"train.mxfp4_finish_steps", "train.mode"},
          "train.mxfp4_finish_steps is set; expected 0 unless train.mode is full (an adapter leaves the base as it is)");
+  expect(train.pipeline_stages == 1 || train.mode == TrainMode::kLora, {"train.pipeline_stages", "train.mode"},
+         "train.pipeline_stages is set; expected 1 unless train.mode is lora (every rank holds what is trained)");
   if (train.max_steps) {
     const std::string limit = "; expected no more than train.max_steps, which is " + std::to_string(*train.max_steps);
     expect(train.warmup_steps <= *train.max_steps, {"train.warmup_steps", "train.max_steps"},

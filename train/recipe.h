@@ -94,6 +94,7 @@ struct Recipe {
         0;  // full mode: the last steps see the experts rounded to MXFP4, straight through
     std::int64_t seed = 0;
     std::optional<std::int64_t> threads;  // null: all processors
+    std::int64_t pipeline_stages = 1;     // ranks among which the layers are divided
     bool operator==(const Train&) const = default;
   } train;
 

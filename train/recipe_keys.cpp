@@ -158,6 +158,11 @@ std::vector<RecipeKey> make_keys() {
       key(
           "train.threads", "Processor threads; null takes all", [](auto& r) -> auto& { return r.train.threads; },
           between(1, 4096)),
+      key(
+          "train.pipeline_stages",
+          "Ranks of mpirun among which the layers are divided, for a base model that is larger than a machine; more "
+          "ranks share the micro-batches",
+          [](auto& r) -> auto& { return r.train.pipeline_stages; }, between(1, 256)),
 
       key(
           "evaluation.every_steps", "Steps between evaluations; null evaluates at the end only",

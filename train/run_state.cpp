@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <map>
+#include <span>
 #include <vector>
 
 #include <ATen/ATen.h>
@@ -269,6 +270,29 @@ std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterS
                           (run_dir / "checkpoints").string() + " to begin the run again");
   }
   return std::nullopt;
+}
+
+void share_run_state(Ranks& ranks, RunPosition& position, ParameterSet& parameters, AdamW& optimizer) {
+  if (ranks.size() == 1) return;
+  const auto share = [&](auto& value) { ranks.broadcast(std::as_writable_bytes(std::span(&value, 1))); };
+  const auto share_tensor = [&](const at::Tensor& tensor) {
+    ranks.broadcast({static_cast<std::byte*>(tensor.data_ptr()), static_cast<std::size_t>(tensor.nbytes())});
+  };
+  share(position.step);
+  share(position.skipped_steps);
+  share(position.data);
+  share(position.best_validation_loss);
+  share(position.evaluations_without_gain);
+  share(position.best_step);
+  bool has_best = position.best.defined();
+  share(has_best);
+  at::NoGradGuard no_grad;
+  if (has_best && !ranks.is_first()) position.best = at::empty_like(parameters.values());
+  if (has_best) share_tensor(position.best);
+  share_tensor(parameters.values());
+  const AdamW::State moments = optimizer.state();  // the tensors themselves
+  for (const auto& [name, tensor] : moments) share_tensor(tensor);
+  optimizer.restore(position.step - position.skipped_steps, moments);
 }
 
 std::optional<std::int64_t> read_saved_values(const fs::path& run_dir, const ParameterSet& parameters) {

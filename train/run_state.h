@@ -15,6 +15,7 @@
 #include "data/loader.h"
 #include "model/parameters.h"
 #include "train/optimizer.h"
+#include "train/ranks.h"
 #include "train/training_files.h"
 
 namespace ossature {
@@ -46,6 +47,9 @@ void save_run_state(const std::filesystem::path& run_dir, const RunPosition& pos
 [[nodiscard]] std::optional<RunPosition> restore_run_state(
     const std::filesystem::path& run_dir, ParameterSet& parameters, AdamW& optimizer,
     const std::function<void(const std::string&)>& on_damage = {});
+
+/// Gives every rank the state of the first, which may have been restored: position, values and moments. Collective.
+void share_run_state(Ranks& ranks, RunPosition& position, ParameterSet& parameters, AdamW& optimizer);
 
 /// Reads the trained values of the newest whole state of run_dir into `parameters` and returns its step; nullopt if no
 /// state is whole. Changes nothing in the folder, in which a run may be at work. Throws CheckpointError if the state is

@@ -4,6 +4,7 @@
 #include <torch/version.h>
 
 #include "ossature_commit.h"
+#include "train/ranks.h"
 
 namespace ossature {
 namespace {
@@ -29,8 +30,10 @@ std::string processor_features() {
 }  // namespace
 
 std::string version_text() {
+  const std::string transport = transport_of_ranks();
   return "ossature " OSSATURE_VERSION " (commit " OSSATURE_COMMIT ")\nLibTorch " TORCH_VERSION ", its kernels " +
-         at::get_cpu_capability() + "\nprocessor " + processor_features();
+         at::get_cpu_capability() + "\nprocessor " + processor_features() +
+         (transport.empty() ? "\nwithout MPI, for one rank" : "\nranks over " + transport);
 }
 
 }  // namespace ossature

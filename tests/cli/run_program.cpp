@@ -86,7 +86,8 @@ std::string read_pipe(int descriptor, pid_t child, const ProgramOptions& options
 }  // namespace
 
 ProgramResult run_program(const std::vector<std::string>& arguments, const ProgramOptions& options) {
-  std::vector<std::string> words = {OSSATURE_PROGRAM};
+  std::vector<std::string> words = options.launcher;
+  words.emplace_back(OSSATURE_PROGRAM);
   words.insert(words.end(), arguments.begin(), arguments.end());
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
@@ -108,13 +109,13 @@ ProgramResult run_program(const std::vector<std::string>& arguments, const Progr
   pid_t child = 0;
   const int error = [&] {
     const FileSizeLimit limit(options.max_file_bytes);
-    return ::posix_spawn(&child, OSSATURE_PROGRAM, &actions, nullptr, argv.data(), environ);
+    return ::posix_spawnp(&child, argv.front(), &actions, nullptr, argv.data(), environ);
   }();
   posix_spawn_file_actions_destroy(&actions);
   ::close(err[1]);
   if (error != 0) {
     ::close(err[0]);
-    throw std::system_error(error, std::generic_category(), OSSATURE_PROGRAM);
+    throw std::system_error(error, std::generic_category(), argv.front());
   }
   std::string said = read_pipe(err[0], child, options);
   ::close(err[0]);

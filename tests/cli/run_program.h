@@ -17,6 +17,7 @@ struct ProgramResult {
 };
 
 struct ProgramOptions {
+  std::vector<std::string> launcher = {};         // a program and its arguments that is to start ours
   std::string out_file = "";                      // standard output goes there, and `out` stays empty
   std::optional<std::uint64_t> max_file_bytes{};  // no file may grow beyond: what a full disk is to the program
   std::string standard_input = "";                // what it reads there
@@ -25,7 +26,7 @@ struct ProgramOptions {
   int signal = SIGINT;
 };
 
-/// Runs OSSATURE_PROGRAM with `arguments` in the directory of the test. Throws
+/// Runs OSSATURE_PROGRAM, or a launcher that starts it, with `arguments` in the directory of the test. Throws
 /// std::system_error if it cannot be started.
 [[nodiscard]] ProgramResult run_program(const std::vector<std::string>& arguments, const ProgramOptions& options = {});
 

@@ -95,31 +95,42 @@ TEST_F(LoaderMixture, SmallWeightsMayLeaveEpochsEmpty) {
   EXPECT_EQ(loader.batches_in(8.0), 2);
 }
 
-TEST_F(LoaderMixture, RanksShareTheSameGlobalBatches) {
+TEST_F(LoaderMixture, RanksShareTheBatchesOfEachStepOfOne) {
   for (const double weight : {1.0, 0.7}) {
     const std::vector<WeightedFile> files = weighted(1, weight, 1);
-    const auto options = [](std::int64_t rank, std::int64_t num_ranks) {
-      return LoaderOptions{
-          .sequence_length = 64, .seed = 8, .micro_batch_size = 12 / num_ranks, .rank = rank, .num_ranks = num_ranks};
+    const auto options = [](std::int64_t rank, std::int64_t num_ranks, std::int64_t batches_per_step) {
+      return LoaderOptions{.sequence_length = 64,
+                           .seed = 8,
+                           .micro_batch_size = 2,
+                           .rank = rank,
+                           .num_ranks = num_ranks,
+                           .batches_per_step = batches_per_step};
     };
-    Loader one(files, options(0, 1));
-    const std::int64_t count = one.batches_in(3.0);
-    std::vector<std::vector<Id>> global;
-    for (std::int64_t i = 0; i < count; ++i) global.push_back(ids_of(one.next()));
-    for (const std::int64_t num_ranks : {2, 3, 4, 6, 12}) {
-      std::vector<std::vector<Id>> together(global.size());
-      for (std::int64_t rank = 0; rank < num_ranks; ++rank) {
-        Loader loader(files, options(rank, num_ranks));
-        EXPECT_EQ(loader.batches_in(3.0), count);
-        for (auto& batch : together) {
-          const Batch part = loader.next();
-          expect_holds(part);
-          const std::vector<Id> ids = ids_of(part);
-          batch.insert(batch.end(), ids.begin(), ids.end());
+    for (const std::int64_t batches_per_step : {5, 6}) {
+      for (const std::int64_t num_ranks : {1, 2, 3, 5}) {
+        Loader one(files, options(0, 1, 1));
+        const std::int64_t steps = one.batches_in(3.0) / batches_per_step;  // across the ends of epochs
+        ASSERT_GT(steps, 2);
+        std::vector<std::unique_ptr<Loader>> ranks;
+        for (std::int64_t rank = 0; rank < num_ranks; ++rank)
+          ranks.push_back(std::make_unique<Loader>(files, options(rank, num_ranks, batches_per_step)));
+        EXPECT_EQ(ranks.back()->batches_in(3.0), one.batches_in(3.0));
+        LoaderPosition position = one.position();
+        for (std::int64_t step = 0; step < steps; ++step) {
+          // In the middle as a run does that goes on with other ranks than it began with.
+          if (step == steps / 2) {
+            for (const auto& loader : ranks) loader->seek(position);
+          }
+          for (std::int64_t i = 0; i < batches_per_step; ++i) {
+            const Batch part = ranks[static_cast<std::size_t>(i % num_ranks)]->next();
+            expect_holds(part);
+            EXPECT_EQ(ids_of(part), ids_of(one.next()))
+                << num_ranks << " ranks, step " << step << ", batch " << i << " of " << batches_per_step;
+          }
+          position = ranks.back()->advanced(position, batches_per_step);
+          EXPECT_EQ(position, one.position());
         }
-        EXPECT_EQ(loader.position(), one.position());
       }
-      EXPECT_EQ(together, global) << num_ranks << " ranks";
     }
   }
 }

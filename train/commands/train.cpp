@@ -6,6 +6,7 @@
 
 #include "train/commands/command.h"
 #include "train/estimate.h"
+#include "train/ranks.h"
 #include "train/recipe.h"
 #include "train/run_folder.h"
 #include "train/trainer.h"
@@ -33,8 +34,11 @@ void register_train(CLI::App& app) {
   command->add_flag("--dry-run", options->dry_run,
                     "Print the whole recipe and what the run would need; write nothing and train nothing");
   command->callback([options] {
-    const Recipe recipe = read_recipe(options->recipe, options->overrides);
-    if (!options->dry_run) return train(recipe, options->resume);
+    const std::unique_ptr<Ranks> ranks = join_ranks();
+    Recipe recipe;
+    together(*ranks, [&] { recipe = read_recipe(options->recipe, options->overrides); });
+    if (!options->dry_run) return train(recipe, options->resume, *ranks);
+    if (!ranks->is_first()) return;
     check_run_folder(recipe, options->resume);
     (void)open_run_files(recipe, Checkpoint(recipe.base_model));
     Inspection needs = estimate(recipe, /*probe=*/true).report();

@@ -1,0 +1,67 @@
+// The gradients of an optimizer step: its micro-batches, those of all ranks, through the layers and back.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "data/loader.h"
+#include "model/backpropagation.h"
+#include "train/gradient_sum.h"
+#include "train/learned_channels.h"
+#include "train/memory_plan.h"
+#include "train/non_finite.h"
+#include "train/rank_layout.h"
+#include "train/rank_link.h"
+#include "train/recipe.h"
+#include "train/step_sums.h"
+#include "train/trained_model.h"
+#include "train/training_files.h"
+
+namespace ossature {
+
+class StepGradients {
+ public:
+  /// Keeps references to all but the layout and the plan. Not collective.
+  StepGradients(const Recipe& recipe, Ranks& ranks, const RankLayout& layout, const MemoryPlan& plan,
+                TrainedModel& model, const RunFiles& files);
+
+  /// Collective, as the functions below; once, before the others.
+  void agree();
+
+  /// Takes the next `num_micro_batches` and leaves the gradients of their loss sum in the model's parameters, on every
+  /// rank. `step`: steps done, of which dropout's masks are a function. `on_grid` as ExpertsOptions has it.
+  [[nodiscard]] StepSums compute(std::int64_t step, std::int64_t num_micro_batches, bool on_grid);
+
+  /// What was not finite in the step that was computed last, and where it comes from. Zeroes the gradients.
+  [[nodiscard]] Culprit find_culprit(bool on_grid);
+
+  /// Loss sum of the validation file.
+  [[nodiscard]] LossSum validate(bool on_grid);
+
+  [[nodiscard]] Loader& loader() { return loader_; }
+  [[nodiscard]] const Loader& loader() const { return loader_; }
+
+ private:
+  [[nodiscard]] const Stage* stage() const { return stage_ ? &*stage_ : nullptr; }
+  [[nodiscard]] BackpropagationOptions options(bool on_grid);
+
+  const Recipe& recipe_;
+  Ranks& ranks_;
+  const RankLayout layout_;
+  MemoryPlan plan_;
+  TrainedModel& model_;
+  const RunFiles& files_;
+  Loader loader_;
+  GradientSum gradient_sum_;
+  HarmonyTokens harmony_;
+  RankLink link_;
+  std::optional<Stage> stage_;  // this rank's layers, where ranks share them
+  std::optional<LayerPager> pager_;
+  // Of the step that was computed last, this rank's.
+  std::vector<Batch> batches_;
+  std::vector<TokenRows> rows_;
+};
+
+}  // namespace ossature
