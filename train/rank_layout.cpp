@@ -27,7 +27,8 @@ RankLayout layout_of(const Recipe& recipe, std::int64_t rank, std::int64_t ranks
   if (const std::int64_t micro_batches = recipe.train.gradient_accumulation_steps; micro_batches < layout.pipelines) {
     throw RecipeError("train.gradient_accumulation_steps: a step has " + std::to_string(micro_batches) +
                       " micro-batches for " + std::to_string(layout.pipelines) +
-                      " ranks to share; expected as many or more, best a multiple");
+                      (layout.stages == 1 ? " ranks" : " pipelines") +
+                      " to share; expected as many or more, best a multiple");
   }
   return layout;
 }

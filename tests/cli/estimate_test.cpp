@@ -56,6 +56,30 @@ TEST(EstimateCommand, TextSaysTheSameAndNothingIsWritten) {
   EXPECT_EQ(workspace.contents(), before);
 }
 
+TEST(EstimateCommand, SeveralRanksOnANetwork) {
+  const Workspace workspace;
+  (void)workspace.tokens(40);
+  auto arguments = with_run(workspace, "estimate");
+  arguments.insert(arguments.end(),
+                   {"--no-probe", "--micro-batch-seconds", "2", "train.gradient_accumulation_steps=8"});
+  const auto with = [&](std::vector<std::string> more) {
+    more.insert(more.begin(), arguments.begin(), arguments.end());
+    return json_of(more);
+  };
+  const auto fast = with({"--ranks", "4", "--network", "10Gbit"}), slow = with({"--ranks", "4", "--network", "1Mbit"});
+  EXPECT_EQ(fast["ranks"], 4);
+  EXPECT_NEAR(fast["step_seconds"].get<double>(), 4.0, 0.2);
+  EXPECT_GT(fast["computing_share"].get<double>(), 0.95);
+  EXPECT_GT(slow["network_share"].get<double>(), 0.9);
+  EXPECT_NEAR(fast["hours"].get<double>() * 3600, fast["steps"].get<double>() * fast["step_seconds"].get<double>(),
+              1e-6);
+  arguments.insert(arguments.end(), {"--ranks", "3", "--network", "fast"});
+  workspace.expect_failure(arguments, 2, {"--network", "expected a rate such as 1Gbit"});
+  arguments.back() = "1Gbit";
+  arguments.push_back("train.pipeline_stages=2");
+  workspace.expect_failure(arguments, 2, {"2 stages, but the launcher started 3 ranks"});
+}
+
 TEST(EstimateRefuses, WhatTrainRefuses) {
   const Workspace workspace;
   (void)workspace.tokens(5);

@@ -23,8 +23,8 @@ using Clock = std::chrono::steady_clock;
 using nlohmann::json;
 
 /// Float32 sums in another order: of the loss, in relation to it, and of a trained value, in relation to the largest.
-constexpr double kLossNoise = 1e-5;
-constexpr double kValueNoise = 1e-3;
+constexpr double kLossNoise = 1e-7;
+constexpr double kValueNoise = 1e-5;
 
 std::vector<json> lines_of(const fs::path& run_dir, const std::string& key) {
   std::vector<json> found;
