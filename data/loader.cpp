@@ -6,7 +6,6 @@
 #include <deque>
 #include <exception>
 #include <mutex>
-#include <optional>
 #include <thread>
 
 #include "data/epoch_plan.h"
@@ -53,9 +52,13 @@ class Loader::Threads {
     return (rows + options_.micro_batch_size - 1) / options_.micro_batch_size;
   }
   [[nodiscard]] EpochSize size_of(std::int64_t epoch) const {
-    if (!plan_.is_even()) return plan_.size_of(epoch);
-    if (!even_size_) even_size_ = plan_.size_of(0);
-    return *even_size_;
+    // The samples are gone through for it, and the same is asked for again and again.
+    if (plan_.is_even()) epoch = 0;
+    if (sized_epoch_ != epoch) {
+      size_ = plan_.size_of(epoch);
+      sized_epoch_ = epoch;
+    }
+    return size_;
   }
   [[nodiscard]] double efficiency() const {
     const EpochSize size = size_of(position_.epoch);
@@ -200,7 +203,8 @@ class Loader::Threads {
 
   LoaderOptions options_;
   EpochPlan plan_;
-  mutable std::optional<EpochSize> even_size_;
+  mutable std::int64_t sized_epoch_ = -1;  // that size_ is of
+  mutable EpochSize size_;
   LoaderPosition position_;
   std::mutex turn_;          // guards plan_ and upcoming_
   LoaderPosition upcoming_;  // of the batch that is described next

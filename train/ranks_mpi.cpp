@@ -42,8 +42,9 @@ using std::chrono::milliseconds;
 
 /// Each rank lets its successor know that it lives.
 constexpr auto kHeartbeatEvery = std::chrono::seconds(1);
-/// Without one for so long the predecessor is taken for lost. A machine that is short of memory stalls for seconds.
-constexpr auto kLostAfter = std::chrono::seconds(20);
+/// Without one for so many seconds the predecessor is taken for lost, unless OSSATURE_LOST_AFTER says otherwise. A
+/// machine that is short of memory stalls for seconds.
+constexpr std::int64_t kLostAfter = 20;
 constexpr int kExitLost = 6;
 /// Between two looks at what is under way: the first ones soon, then rarely, since the processors belong to the
 /// computation. 100 us are 12 KB at 1 Gbit/s; the system's buffers hold megabytes.
@@ -274,6 +275,8 @@ class MpiRanks final : public Ranks {
     for (std::size_t i = 0; i < static_cast<std::size_t>(size_); ++i) hosts_.emplace_back(&names[i * name.size()]);
 
     heard_ = Clock::now();
+    const char* lost_after = std::getenv("OSSATURE_LOST_AFTER");
+    lost_after_ = std::chrono::seconds(lost_after != nullptr ? std::max(2LL, std::atoll(lost_after)) : kLostAfter);
     if (size_ > 1) listen();
     const std::lock_guard lock(mutex_);
     is_joined_ = true;
@@ -319,9 +322,9 @@ class MpiRanks final : public Ranks {
         if (heartbeat_in_ == 'l') listen();
       }
     }
-    if (now - heard_ > kLostAfter && listening_ != MPI_REQUEST_NULL) {
+    if (now - heard_ > lost_after_ && listening_ != MPI_REQUEST_NULL) {
       tell({kExitLost, name_of((rank_ + size_ - 1) % size_) + " has not been heard of for " +
-                           std::to_string(kLostAfter.count()) + " s; all ranks end. Go on with --resume"});
+                           std::to_string(lost_after_.count()) + " s; all ranks end. Go on with --resume"});
       MPI_Abort(MPI_COMM_WORLD, kExitLost);
     }
     MPI_Test(&telling_, &is_done, MPI_STATUS_IGNORE);
@@ -366,6 +369,7 @@ class MpiRanks final : public Ranks {
   MPI_Request listening_ = MPI_REQUEST_NULL, telling_ = MPI_REQUEST_NULL;
   char heartbeat_in_ = 0, heartbeat_out_ = 'l';
   Clock::time_point heard_, told_;
+  std::chrono::seconds lost_after_{kLostAfter};
   std::thread thread_;
 };
 

@@ -87,7 +87,7 @@ def linked(options, scratch):
 
 def shared_once(program, stop, peaks):
     """The proportional set sizes of all processes of the program together, the highest seen."""
-    while not stop.wait(0.2):
+    while not stop.wait(1.0):
         total = 0
         for entry in pathlib.Path("/proc").iterdir():
             with contextlib.suppress(OSError):

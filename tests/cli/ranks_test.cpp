@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "tests/cli/spoiled_model.h"
 #include "tests/cli/workspace.h"
 
 namespace ossature {
@@ -216,6 +217,29 @@ TEST_F(RanksUnderMpi, ARankThatIsKilledEndsAllAndOthersGoOn) {
   expect_same("one", "killed");
 }
 
+TEST_F(RanksUnderMpi, ARankThatFallsSilentEndsAll) {
+  const std::string mark = "OSSATURE_RANKS_TEST=" + std::to_string(::getpid()) + ".silent.";
+  ProgramOptions options;
+  options.launcher = mpirun(3);
+  options.launcher.insert(options.launcher.end(), {"-x", mark, "-x", "OSSATURE_LOST_AFTER=3"});
+  const std::string run_dir = workspace_.path("silent");
+  Clock::time_point stopped_at{};
+  options.interrupt_when = [&] {
+    if (stopped_at != Clock::time_point{} || !fs::exists(run_dir + "/checkpoints/step-4")) return false;
+    const std::vector<pid_t> found = ranks_with(mark);
+    if (found.size() == 3) {
+      ::kill(found[1], SIGSTOP);
+      stopped_at = Clock::now();
+    }
+    return false;
+  };
+  const ProgramResult result = run_program({"train", recipe_, "output_dir=" + run_dir}, options);
+  EXPECT_EQ(result.exit_code, 6) << result.err;
+  EXPECT_NE(result.err.find(" has not been heard of for 3 s; all ranks end"), std::string::npos) << result.err;
+  EXPECT_LT(std::chrono::duration<double>(Clock::now() - stopped_at).count(), 13.0);
+  EXPECT_TRUE(ranks_with(mark).empty());
+}
+
 TEST_F(RanksUnderMpi, ASignalToOneRankLetsAllSaveAndEnd) {
   output_of({"train", recipe_});
   const std::string mark = "OSSATURE_RANKS_TEST=" + std::to_string(::getpid()) + ".signal.";
@@ -237,6 +261,33 @@ TEST_F(RanksUnderMpi, ASignalToOneRankLetsAllSaveAndEnd) {
   EXPECT_NE(result.err.find("ossature: error: interrupted after step "), std::string::npos) << result.err;
   ASSERT_EQ(run(2, "stopped", {"--resume"}).exit_code, 0);
   expect_same("one", "stopped");
+}
+
+TEST_F(RanksUnderMpi, WhatIsNotFiniteIsFoundWhereverItIs) {
+  const std::string bad = workspace_.path("bad"), tokens = workspace_.path("tokens.h5");
+  fs::copy(workspace_.path("model"), bad);
+  const std::int32_t token = token_of_one_sample(tokens, 5);
+  ASSERT_GE(token, 0);
+  spoil_embedding(bad, token);
+  // A sample a micro-batch and in order: the sixth is the one with that token, the second rank's third.
+  const std::vector<std::string> changes = {"base_model=" + bad,         "data.packing=false",
+                                            "data.shuffle=false",        "data.validation=null",
+                                            "train.max_skipped_steps=0", "data.sequence_length=512"};
+  std::vector<std::string> arguments = {"train", recipe_};
+  arguments.insert(arguments.end(), changes.begin(), changes.end());
+  const std::string alone = run_program(arguments).err;
+  const auto error_in = [](const std::string& text) {
+    const std::size_t begin = std::min(text.find("ossature: error: "), text.size());
+    return text.substr(begin, text.find(". Nothing was updated", begin) - begin);
+  };
+  ASSERT_NE(error_in(alone).find("the embedding of the tokens is not finite"), std::string::npos) << alone;
+  for (const auto& [ranks, stages] : {std::pair{2, 1}, std::pair{2, 2}}) {
+    std::vector<std::string> more = changes;
+    more.push_back("train.pipeline_stages=" + std::to_string(stages));
+    const ProgramResult result = run(ranks, "stages " + std::to_string(stages), more);
+    EXPECT_EQ(result.exit_code, 4) << result.err;
+    EXPECT_EQ(error_in(result.err), error_in(alone)) << result.err;
+  }
 }
 
 TEST_F(RanksUnderMpi, WhatIsWrongIsSaidOnce) {
