@@ -17,12 +17,10 @@ double floor_of_log2(std::int64_t ranks) {
   return static_cast<double>(std::bit_width(static_cast<std::uint64_t>(ranks)) - 1);
 }
 
-/// Bytes that the busiest link carries in one direction, for each byte that is summed. Open MPI's nonblocking sums: up
-/// to three ranks send to the first, which sends back, and pieces that are under way side by side use both directions;
-/// from four ranks on recursive halving and doubling (Thakur, Rabenseifner and Gropp, 2005), before and after which the
-/// ranks beyond a power of two hand everything to another.
+/// Bytes that a link carries in each direction, for each byte that is summed, by recursive halving and doubling
+/// (Thakur, Rabenseifner and Gropp, 2005), which train/ranks_mpi.cpp asks Open MPI for: the ranks beyond a power of two
+/// hand everything to another before, and get it back after.
 double volume(std::int64_t ranks) {
-  if (ranks < 4) return static_cast<double>(ranks - 1);
   const double power = std::exp2(floor_of_log2(ranks));
   return 2.0 * (1.0 - 1.0 / power) + (power == static_cast<double>(ranks) ? 0.0 : 2.0);
 }

@@ -49,7 +49,7 @@ TEST(StepTime, BytesOfALinkByRanks) {
     return step_time(all, ranks, 1, {1e9 / 8, 0.0}).network;
   };
   EXPECT_DOUBLE_EQ(network(2), 1.0);
-  EXPECT_DOUBLE_EQ(network(3), 2.0);
+  EXPECT_DOUBLE_EQ(network(3), 3.0);
   EXPECT_DOUBLE_EQ(network(4), 1.5);
   EXPECT_DOUBLE_EQ(network(8), 1.75);
   EXPECT_DOUBLE_EQ(network(6), 3.5);
