@@ -1,7 +1,5 @@
 #include "train/trainer.h"
 
-#include <malloc.h>
-
 #include <chrono>
 #include <cmath>
 #include <iomanip>
@@ -15,9 +13,11 @@
 #include "data/data_error.h"
 #include "data/loader.h"
 #include "model/backpropagation.h"
+#include "model/tensor_memory.h"
 #include "train/errors.h"
 #include "train/estimate.h"
 #include "train/evaluate.h"
+#include "train/freed_memory.h"
 #include "train/group_norms.h"
 #include "train/interrupt.h"
 #include "train/learned_channels.h"
@@ -94,7 +94,8 @@ class Run {
         loader_(files_.training, loader_options(recipe)),
         schedule_{recipe.train.lr_scheduler, recipe.train.learning_rate, recipe.train.warmup_steps,
                   recipe.train.min_lr_ratio},
-        plan_(plan) {
+        plan_(plan),
+        freed_memory_(plan.resident()) {
     if (!recipe.evaluation.sample_prompts.empty()) prompts_.emplace(recipe, model_.checkpoint().config());
     harmony_ = known_harmony();
     if (plan_.pages) pager_.emplace(model_.checkpoint());
@@ -113,7 +114,7 @@ class Run {
     if (const fs::path samples = recipe.output_dir / "samples.jsonl"; prompts_ || fs::exists(samples))
       samples_.emplace(samples, position_.step);
     if (position_.step == 0) metrics_->write_recipe(to_yaml(recipe));
-    malloc_trim(0);
+    return_freed_memory();
   }
 
   void run() {
@@ -131,6 +132,7 @@ class Run {
       const bool is_last = position_.step == total_steps_;
       if (is_last || is_due(recipe_.evaluation.every_steps)) evaluate_now();
       if (is_due(recipe_.checkpoint.every_steps)) save();
+      if (freed_memory_.should_go(position_.step, read_memory_use().rss_bytes)) return_freed_memory();
       if (interrupt_.is_requested()) {
         save();
         throw InterruptedError("interrupted after step " + std::to_string(position_.step) + "; go on with --resume");
@@ -366,6 +368,7 @@ class Run {
   Loader loader_;
   LrSchedule schedule_;
   MemoryPlan plan_;
+  FreedMemory freed_memory_;
   std::optional<LayerPager> pager_;
   std::int64_t total_micro_batches_ = 0;
   std::int64_t total_steps_ = 0;
