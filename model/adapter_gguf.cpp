@@ -10,6 +10,7 @@
 #include "model/gguf_config.h"
 #include "model/gguf_names.h"
 #include "model/gguf_writer.h"
+#include "model/made_folders.h"
 
 namespace ossature {
 namespace {
@@ -57,6 +58,7 @@ void write_gguf_adapter(const Merger& merger, const std::filesystem::path& out) 
   values.emplace_back("general.type", std::string("adapter"));
   values.emplace_back("adapter.type", std::string("lora"));
   values.emplace_back("adapter.lora.alpha", alpha.value_or(1.0F));
+  const MadeFolders above(out.parent_path());
   GgufWriter writer(out, values, infos);
   for (const at::Tensor& tensor : tensors)
     write_tensor(tensor, [&](std::span<const std::byte> bytes) { writer.write(bytes); });

@@ -17,6 +17,7 @@
 #include "model/gguf_config.h"
 #include "model/gguf_names.h"
 #include "model/gguf_writer.h"
+#include "model/made_folders.h"
 #include "model/merged_experts.h"
 #include "model/mxfp4_ggml.h"
 #include "model/staging_directory.h"
@@ -225,6 +226,7 @@ void export_gguf(const Checkpoint& base, const Merger& merger, const ExportOptio
   }
   std::optional<StagingDirectory> staging;
   if (!is_file) staging.emplace(out);
+  const MadeFolders above(is_file ? out.parent_path() : fs::path());
   check_free_space(out, static_cast<std::uint64_t>(total));
   GgufWriter writer(is_file ? out : staging->path() / "model.gguf", key_values(base, plan), infos);
   for (const Planned& tensor : plan.tensors()) {

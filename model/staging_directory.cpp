@@ -66,8 +66,7 @@ StagingDirectory::StagingDirectory(fs::path final_path) : final_path_(std::move(
   }
   remove_abandoned(final_path_);
   path_ = final_path_.string() + kMark + std::to_string(getpid());
-  for (fs::path above = path_.parent_path(); !above.empty() && !fs::exists(above); above = above.parent_path())
-    made_above_.push_back(above);
+  above_.emplace(path_.parent_path());
   fs::create_directories(path_);
   lock_ = lock(path_);
 }
@@ -77,7 +76,6 @@ StagingDirectory::~StagingDirectory() {
   if (lock_ >= 0) ::close(lock_);
   if (path_.empty()) return;
   fs::remove_all(path_, ignored);
-  for (const fs::path& above : made_above_) fs::remove(above, ignored);  // those still empty
 }
 
 void StagingDirectory::commit() {

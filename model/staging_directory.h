@@ -2,7 +2,9 @@
 #pragma once
 
 #include <filesystem>
-#include <vector>
+#include <optional>
+
+#include "model/made_folders.h"
 
 namespace ossature {
 
@@ -27,7 +29,7 @@ class StagingDirectory {
   std::filesystem::path final_path_;
   std::filesystem::path path_;
   int lock_ = -1;  // the directory, locked while this lives: how others tell it from one left behind
-  std::vector<std::filesystem::path> made_above_;  // innermost first
+  std::optional<MadeFolders> above_;
 };
 
 }  // namespace ossature

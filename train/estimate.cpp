@@ -255,6 +255,8 @@ Inspection Estimate::report() const {
       {"disk",
        {"part", "bytes"},
        {{std::string("checkpoints"), checkpoint_bytes}, {std::string("result"), result_bytes}}}};
+  if (memory.replies_beyond_step() > 0)
+    result.tables.front().rows.push_back({std::string("a sample reply, beyond a step"), memory.replies_beyond_step()});
   if (!ways_out.empty()) {
     Inspection::Table table{"ways_out", {"change", "bytes"}, {}};
     for (const WayOut& way : ways_out) table.rows.push_back({way.change, way.resident});

@@ -9,6 +9,7 @@
 #include <iostream>
 #include <string>
 
+#include "model/tensor_memory.h"
 #include "train/commands/command.h"
 #include "train/failure.h"
 #include "train/version.h"
@@ -55,6 +56,7 @@ int main(int argc, char** argv) {
   // instead.
   mallopt(M_MMAP_THRESHOLD, 1 << 30);
   mallopt(M_TRIM_THRESHOLD, 2147483647);
+  ossature::use_tensor_heap();
   // oneDNN and LibTorch's layer above it keep what they prepared for a product's shape, about a megabyte each, for the
   // last 1,024 shapes. Tokens of a step and rows of an expert are hardly twice the same, so that is gigabytes for
   // nothing: 64 are as fast. Values of the user's stay.

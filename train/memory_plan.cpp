@@ -22,6 +22,9 @@ constexpr std::int64_t kProgramBytes = 230'000'000;
 constexpr std::int64_t kMappedAround = 65536;
 /// Tokens of each training file that are looked at.
 constexpr std::int64_t kTokensLookedAt = 1 << 20;
+/// What a chat's beginning takes beside the text of a prompt: some 60, of gpt-oss's tokenizer and of the embedded
+/// model's.
+constexpr std::int64_t kHarmonyTokens = 64;
 /// Layers of which pages are held while weights are read as they are used: the present one and the next.
 constexpr std::int64_t kPagedLayers = 2;
 
@@ -48,6 +51,25 @@ TokenBytes token_bytes(const Recipe& recipe, const ModelConfig& model) {
   // Packed activations and gradients of all assignments, and float32 sums.
   bytes.working = element * per_token * (2 * hidden + inner) + 24 * hidden + 4 * query;
   return bytes;
+}
+
+/// What the longest of the sample replies holds at once: keys and values of every layer, for whose growth there is room
+/// (KeyValueCache), and the activations of the prompt in one layer, or a layer's keys and values in float32. The text
+/// is counted as a token a byte, more than which it cannot be.
+std::int64_t reply_bytes(const Recipe& recipe, const ModelConfig& model) {
+  std::size_t longest = 0;
+  for (const std::string& prompt : recipe.evaluation.sample_prompts) longest = std::max(longest, prompt.size());
+  if (longest == 0) return 0;
+  const auto prompt = std::min(static_cast<std::int64_t>(longest) + kHarmonyTokens, model.max_position_embeddings);
+  const auto tokens = std::min(prompt + recipe.evaluation.sample_tokens, model.max_position_embeddings);
+  const std::int64_t element = recipe.dtype == ComputeDtype::kBFloat16 ? 2 : 4;
+  std::int64_t kept = 0;
+  for (const bool is_sliding : model.sliding_layers)
+    kept += 2 * (is_sliding ? std::max(prompt, std::min(tokens, model.sliding_window + 1)) : tokens) + 64;
+  const TokenBytes token = token_bytes(recipe, model);
+  const auto past = 8 * model.key_value_size() * tokens;
+  return 2 * element * model.key_value_size() * kept +
+         std::max(prompt * (2 * token.input + token.kept + token.working), past) + 4 * model.vocab_size;
 }
 
 /// How much of the embedding's rows a run maps: those of its tokens, and what lies around them. All of it where the
@@ -118,6 +140,7 @@ MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std
   needs.working = tokens * token.working;
   if (stage == nullptr || stage->is_last)
     needs.head = head_bytes(model, tokens, recipe.dtype == ComputeDtype::kBFloat16);
+  needs.replies = reply_bytes(recipe, model);
   return needs;
 }
 
@@ -126,8 +149,16 @@ std::int64_t MemoryPlan::at_work() const {
   return std::max(needs.head, needs.working + (kept_layers < needs.num_layers ? needs.kept : 0));
 }
 
-std::int64_t MemoryPlan::activations() const {
+std::int64_t MemoryPlan::of_a_step() const {
   return micro_batches_together * (needs.num_layers * needs.input + kept_layers * needs.kept) + at_work();
+}
+
+std::int64_t MemoryPlan::activations() const {
+  return std::max(of_a_step(), needs.replies);
+}
+
+std::int64_t MemoryPlan::replies_beyond_step() const {
+  return activations() - of_a_step();
 }
 
 std::int64_t MemoryPlan::resident_weights() const {

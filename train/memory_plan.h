@@ -21,6 +21,7 @@ struct MemoryNeeds {
   std::int64_t kept = 0;           // what a layer keeps besides, if it does not run again
   std::int64_t working = 0;        // what a layer needs besides both while it is worked on
   std::int64_t head = 0;           // what the head needs
+  std::int64_t replies = 0;        // what one of evaluation.sample_prompts needs for its reply, between steps
   std::int64_t num_layers = 0;
 };
 
@@ -37,14 +38,19 @@ struct MemoryPlan {
 
   /// Of the layer, or the head, that is worked on.
   [[nodiscard]] std::int64_t at_work() const;
-  /// Of all layers, and at_work().
+  /// Of all layers, and at_work(); or of a sample reply, if that is more.
   [[nodiscard]] std::int64_t activations() const;
+  /// Of a sample reply, what is more than a step's.
+  [[nodiscard]] std::int64_t replies_beyond_step() const;
   /// All weights, or the layers of them that are in use.
   [[nodiscard]] std::int64_t resident_weights() const;
   /// The most that is resident.
   [[nodiscard]] std::int64_t resident() const;
   /// "17.2 GB of 18.0 GB: ..." for a person.
   [[nodiscard]] std::string describe() const;
+
+ private:
+  [[nodiscard]] std::int64_t of_a_step() const;
 };
 
 /// train.recompute auto keeps as many layers' activations as `limit` allows beside all weights. Where not even the

@@ -63,7 +63,7 @@ thead th { vertical-align: bottom; }
 mark { background: var(--changed); color: inherit; padding: 0 .2em; border-radius: 2px; }
 figure .heat { display: block; }
 figure .heat .page { fill: none; }
-@media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3, h4 { break-after: avoid; }
+@media print { body { max-width: none; padding: 0; font-size: 10pt; } h2, h3, h4, h2 + p, caption, thead { break-after: avoid; }
   figure, tr { break-inside: avoid; } .wide { overflow: visible; } .heat { max-width: 100%; height: auto; }
   .charts { grid-template-columns: 1fr 1fr; } mark { font-weight: 600; } }
 )";

@@ -1,7 +1,5 @@
 #include "train/trainer.h"
 
-#include <malloc.h>
-
 #include <chrono>
 #include <cmath>
 #include <iomanip>
@@ -13,8 +11,10 @@
 #include <ATen/Parallel.h>
 
 #include "data/data_error.h"
+#include "model/tensor_memory.h"
 #include "train/errors.h"
 #include "train/estimate.h"
+#include "train/freed_memory.h"
 #include "train/group_norms.h"
 #include "train/interrupt.h"
 #include "train/lr_schedule.h"
@@ -76,7 +76,8 @@ class Run {
         files_(open_run_files(recipe, model_.checkpoint())),
         gradients_(recipe, ranks, layout, plan, model_, files_),
         schedule_{recipe.train.lr_scheduler, recipe.train.learning_rate, recipe.train.warmup_steps,
-                  recipe.train.min_lr_ratio} {
+                  recipe.train.min_lr_ratio},
+        freed_memory_(plan.resident()) {
     if (ranks.size() > 1 && !model_.transformer().device().is_cpu())
       throw RecipeError("device: several ranks train on processors only; expected device: cpu, or one rank");
     if (ranks.is_first() && !recipe.evaluation.sample_prompts.empty())
@@ -105,7 +106,7 @@ class Run {
       append_session(recipe_.output_dir, this_session(position_.step + 1));
       record_.open(recipe_, position_.step);
     }
-    malloc_trim(0);
+    return_freed_memory();
   }
 
   void run() {
@@ -123,6 +124,7 @@ class Run {
       const bool is_last = position_.step == total_steps_;
       if (is_last || is_due(recipe_.evaluation.every_steps)) evaluate_now();
       if (is_due(recipe_.checkpoint.every_steps)) save();
+      if (freed_memory_.should_go(position_.step, read_memory_use().rss_bytes)) return_freed_memory();
       if (is_interrupted()) {
         save();
         throw InterruptedError("interrupted after step " + std::to_string(position_.step) + "; go on with --resume");
@@ -327,6 +329,7 @@ class Run {
   RunFiles files_;
   StepGradients gradients_;
   LrSchedule schedule_;
+  FreedMemory freed_memory_;
   std::int64_t total_micro_batches_ = 0;
   std::int64_t total_steps_ = 0;
   RunPosition position_;

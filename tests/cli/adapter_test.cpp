@@ -28,7 +28,7 @@ nlohmann::json config_of(const std::string& adapter) {
 
 TEST(AdapterInfo, TablesAndPicture) {
   const Workspace workspace;
-  const std::string picture = workspace.path("picture.svg");
+  const std::string picture = workspace.path("new/picture.svg");
   const std::string text = output_of(with_model({"info", kAdapter, "--picture", picture}));
   for (const char* part : {"adapter ", "relative norm", "effective rank", "experts.down_proj", "q_proj"})
     EXPECT_NE(text.find(part), std::string::npos) << part << " in\n" << text;

@@ -61,6 +61,15 @@ TEST(ExportRounding, KeepsWhatNearestLosesAndTakesTheRunsOwnDataByDefault) {
   EXPECT_TRUE(run.files("other") == run.files("calibrated")) << "a byte depends on the number of threads";
 }
 
+TEST(ExportRounding, OpenAisLayoutHasTheSameCodes) {
+  const AdaptedExperts run;
+  (void)output_of(run.arguments("hf"));
+  const std::string said = output_of(run.arguments("openai", {"--format", "openai"}));
+  EXPECT_NE(said.find("experts rounded for calibration data"), std::string::npos) << said;
+  (void)output_of({"export", "--model", run.workspace.path("openai"), "--out", run.workspace.path("back")});
+  EXPECT_TRUE(run.files("back").at("model.safetensors") == run.files("hf").at("model.safetensors"));
+}
+
 TEST(ExportRounding, InterruptedGoesOnToTheSameBytes) {
   const AdaptedExperts run;
   (void)output_of(run.arguments("whole"));

@@ -78,7 +78,7 @@ TEST(ExportCommand, WithoutAnAdapterThereAndBack) {
 
 TEST(ExportCommand, GgufThereAndBackIsTheSameModelAndTokenizer) {
   const Workspace workspace;
-  for (const std::string name : {"model.gguf", "folder"}) {
+  for (const std::string name : {"new/model.gguf", "folder"}) {
     const std::string gguf = workspace.path(name), back = workspace.path(name + " and back");
     const std::string line = output_of({"export", "--model", kEmbedded, "--format", "gguf", "--out", gguf});
     EXPECT_TRUE(line.ends_with("GGUF, experts MXFP4\n")) << line;
@@ -94,7 +94,7 @@ TEST(ExportCommand, GgufThereAndBackIsTheSameModelAndTokenizer) {
 
 TEST(ExportCommand, AdapterForLlamaCpp) {
   const Adapted run("mlp.experts.gate_up_proj, mlp.experts.down_proj");
-  const std::string out = run.workspace.path("adapter.gguf");
+  const std::string out = run.workspace.path("new/adapter.gguf");
   const std::vector<std::string> arguments = {"export",   "--model",      kEmbedded, "--adapter", run.adapter,
                                               "--format", "gguf-adapter", "--out",   out};
   const std::string line = output_of(arguments);

@@ -238,6 +238,21 @@ TEST(PrepareRefuses, Inputs) {
   workspace.expect_failure({"prepare", input, "--tokenizer", input, "--out", workspace.path("out.h5")}, 3, {input});
 }
 
+/// What fails leaves none of them: expect_failure() looks.
+TEST(PrepareCommand, MakesMissingFolders) {
+  const Workspace workspace;
+  const std::string out = workspace.path("a/b/out.h5"), held_out = workspace.path("c/out.h5");
+  const auto prepare = [&](const std::string& input) {
+    return std::vector<std::string>{"prepare", input,          "--tokenizer", kEmbedded,          "--out",
+                                    out,       "--validation", "0.2",         "--validation-out", held_out};
+  };
+  const std::string broken = workspace.write("broken.jsonl", "{\"text\": \n");
+  workspace.expect_failure(prepare(broken), 3, {broken + ":1: not JSON"});
+  (void)output_of(prepare(workspace.conversations(20)));
+  EXPECT_TRUE(fs::is_regular_file(out));
+  EXPECT_TRUE(fs::is_regular_file(held_out));
+}
+
 TEST(PrepareRefuses, BrokenLinesByNumber) {
   const Workspace workspace;
   const std::string good = R"({"text": "fine"})"
@@ -260,8 +275,8 @@ TEST(PrepareRefuses, Outputs) {
   workspace.expect_failure(to(input), 3, {input + ": is both read and to be written"});
   fs::create_directory(workspace.path("directory"));
   workspace.expect_failure(to(workspace.path("directory")), 3, {workspace.path("directory") + ": is a directory"});
-  workspace.expect_failure(to(workspace.path("absent/out.h5")), 3, {workspace.path("absent/out.h5")});
   workspace.expect_failure(to(input + "/out.h5"), 3, {input + " is not a directory"});
+  workspace.expect_failure(to(input + "/new/out.h5"), 3, {input + "/new is not a directory"});
   workspace.expect_failure(to("/proc/out.h5"), 3, {"/proc/out.h5: cannot be written"});
   const std::vector<std::string> twice = {"--validation", "0.2", "--validation-out", workspace.path("out.h5")};
   workspace.expect_failure(arguments(workspace, input, twice), 3, {workspace.path("out.h5") + ": named for both"});

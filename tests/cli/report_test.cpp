@@ -194,7 +194,7 @@ TEST_F(Report, TextOfOthersCannotActOnThePage) {
 
 TEST_F(Report, GoesWhereItIsTold) {
   workspace_.write("run/recipe.yaml", "base_model: gone\noutput_dir: run\ndata: {train: gone.h5}\n");
-  const std::string out = workspace_.path("page.html");
+  const std::string out = workspace_.path("new/page.html");
   EXPECT_EQ(output_of({"report", run_, "--out", out}), out + "\n");
   EXPECT_EQ(output_of({"report", run_, "--out", out}), out + "\n") << "a report may be replaced";
   EXPECT_FALSE(fs::exists(run_ + "/report.html"));
@@ -209,7 +209,7 @@ TEST_F(Report, Refuses) {
   workspace_.write("run/recipe.yaml", "base_model: gone\noutput_dir: run\ndata: {train: gone.h5}\n");
   workspace_.expect_failure({"report", run_, "--out", file}, 3, {file, "is no report"});
   workspace_.expect_failure({"report", run_, "--out", run_}, 3, {run_, "is a directory"});
-  workspace_.expect_failure({"report", run_, "--out", run_ + "/no/page.html"}, 3, {"is not a directory"});
+  workspace_.expect_failure({"report", run_, "--out", file + "/page.html"}, 3, {"is not a directory"});
   workspace_.expect_failure({"report", run_}, 5, {"report.html"}, {.max_file_bytes = 100});
   workspace_.write("run/recipe.yaml", "base_model: [");
   workspace_.expect_failure({"report", run_}, 2, {"recipe.yaml:1:"});

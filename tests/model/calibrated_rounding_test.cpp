@@ -7,6 +7,8 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include "model/export.h"
+#include "model/export_gguf.h"
 #include "model/loaded_model.h"
 #include "tests/malformed/scratch.h"
 #include "tests/support/golden.h"
@@ -61,6 +63,36 @@ TEST(CalibratedRounding, ReplacesTheAdaptedExpertsAndTheirBiases) {
   }
   EXPECT_NEAR(found.gate_up.realised / found.gate_up.wanted, 1.0, 0.2);
   EXPECT_NEAR(found.down.realised / found.down.wanted, 1.0, 0.2);
+}
+
+/// The codes that were found, and all else as it is merged, whichever layout is written.
+TEST(CalibratedRounding, EveryLayoutGetsTheSameCodes) {
+  const Case run;
+  const RoundedLayers rounded = run.rounded();
+  const Merger merger(*run.model.adapter);
+  const fs::path hf = run.scratch.path() / "hf", openai = run.scratch.path() / "openai",
+                 gguf = run.scratch.path() / "model.gguf";
+  ExportOptions how;
+  how.replacements = &rounded.replacements;
+  export_checkpoint(run.model.checkpoint, merger, how, hf);
+  export_gguf(run.model.checkpoint, merger, how, gguf);
+  how.format = ExportFormat::kOpenAi;
+  export_checkpoint(run.model.checkpoint, merger, how, openai);
+  const Checkpoint expected(hf);
+  for (const fs::path& path : {openai, gguf}) {
+    const Checkpoint found(path);
+    for (const TensorShape& tensor : tensor_shapes(expected.config())) {
+      if (!tensor.is_expert_weight) {
+        EXPECT_TRUE(at::equal(found.tensor(tensor.name).to(at::kFloat), expected.tensor(tensor.name).to(at::kFloat)))
+            << path << " " << tensor.name;
+        continue;
+      }
+      const Mxfp4Tensor codes = found.expert_weight(tensor.name).packed;
+      const Mxfp4Tensor& wanted = rounded.replacements.experts.at(tensor.name);
+      EXPECT_TRUE(same_bytes(codes.blocks, wanted.blocks)) << path << " " << tensor.name;
+      EXPECT_TRUE(same_bytes(codes.scales, wanted.scales)) << path << " " << tensor.name;
+    }
+  }
 }
 
 TEST(CalibratedRounding, LeavesWeightsWithoutAPairAlone) {

@@ -239,6 +239,22 @@ class ExportTest(PeersTest):
                     self.assert_same(merged, judges.transformers_logprobs(out, rows_of(fixture)))
                     out.rename(self.scratch / f"{fixture.name}-{experts}")
 
+    def test_transformers_loads_experts_of_both_kinds(self):
+        # Layer 1 is bfloat16, since its experts are adapted, all others stay in MXFP4.
+        for fixture in FIXTURES:
+            with self.subTest(fixture=fixture.name):
+                lora = {"r": 3, "lora_alpha": 6, "target_modules": [], "target_parameters": ["1.mlp.experts.gate_up_proj", "1.mlp.experts.down_proj"]}
+                train = {"learning_rate": 3e-2, "warmup_steps": 0, "gradient_accumulation_steps": 1, "max_steps": 8, "epochs": 8}
+                run, out, rows = self.scratch / f"{fixture.name}-run", self.scratch / f"{fixture.name}-mixed", rows_of(fixture)
+                ossature("train", self.recipe(fixture, lora=lora, train=train), f"output_dir={run}")
+                ossature("export", "--model", fixture / "hf", "--adapter", run / "adapter", "--experts", "mixed", "--out", out, "--no-verify")
+                excepted = json.loads((out / "config.json").read_text())["quantization_config"]["modules_to_not_convert"]
+                self.assertIn("model.layers.1.mlp.experts", excepted)
+                self.assertNotIn("model.layers.0.mlp.experts", excepted)
+                mixed, base = self.evaluate(out, rows), self.evaluate(fixture / "hf", rows)
+                self.assertGreater(max(numpy.abs(m[1:] - b[1:]).max() for m, b in zip(mixed, base) if len(m) > 1), 1e-2)
+                self.assert_same(mixed, judges.transformers_logprobs(out, rows))
+
     def test_bf16_export_is_the_adapter(self):
         # Only bfloat16's rounding of the merged weights lies between them; routing that nearly ties makes single tokens jump.
         for fixture in FIXTURES:
@@ -252,10 +268,13 @@ class ExportTest(PeersTest):
 
     def test_openai_reference_loads_our_export(self):
         for fixture in FIXTURES:
-            with self.subTest(fixture=fixture.name):
-                out, merged = self.export(fixture, "--format", "openai", "--experts", "mxfp4")
-                self.assert_same(merged, judges.openai_logprobs(out, rows_of(fixture)))
-                out.rename(self.scratch / fixture.name)
+            data = self.scratch / "calibration.h5"
+            judges.write_token_file(data, rows_of(fixture)[:2], vocab_size(fixture / "hf"))
+            for rounding in [["nearest"], ["calibrated", "--calibration", data]]:
+                with self.subTest(fixture=fixture.name, rounding=rounding[0]):
+                    out, merged = self.export(fixture, "--format", "openai", "--experts", "mxfp4", "--rounding", *rounding, "--no-verify")
+                    self.assert_same(merged, judges.openai_logprobs(out, rows_of(fixture)))
+                    out.rename(self.scratch / f"{fixture.name}-{rounding[0]}")
 
 
 class InitTest(PeersTest):

@@ -43,6 +43,16 @@ TEST_F(EstimateTest, CountsWhatTheModelTrains) {
   EXPECT_THROW((void)num_trained(recipe, Checkpoint(recipe.base_model)), RecipeError);
 }
 
+TEST_F(EstimateTest, PartsAddUpWithALongSampleReply) {
+  recipe.evaluation.sample_prompts = {std::string(1 << 20, 'x')};
+  const Estimate found = estimate(recipe, false);
+  EXPECT_GT(found.memory.replies_beyond_step(), 0);
+  const Inspection report = found.report();
+  std::int64_t sum = 0;
+  for (const auto& row : report.tables.front().rows) sum += std::get<std::int64_t>(row.back());
+  EXPECT_EQ(sum, found.memory.resident());
+}
+
 TEST_F(EstimateTest, PartsAddUp) {
   recipe.train.max_steps = 7;
   const Estimate found = estimate(recipe, false);

@@ -85,6 +85,28 @@ TEST(MemoryPlan, CountsTheOptimizersStateAndTheBestValues) {
   }
 }
 
+TEST(MemoryPlan, CountsASampleReplyWhereItNeedsMoreThanAStep) {
+  const Checkpoint checkpoint(std::filesystem::path(OSSATURE_SOURCE_DIR) / "tests/golden/small/hf");
+  Recipe counted = recipe(Recompute::kAuto);
+  EXPECT_EQ(memory_needs(counted, checkpoint, 512).replies, 0);
+  std::int64_t before = 0;
+  for (const std::size_t size : {1, 1'000, 10'000}) {
+    counted.evaluation.sample_prompts = {"short", std::string(size, 'x')};
+    const std::int64_t replies = memory_needs(counted, checkpoint, 512).replies;
+    EXPECT_GT(replies, before) << size;
+    before = replies;
+  }
+  MemoryNeeds with = needs();
+  const std::int64_t step = plan_memory(recipe(Recompute::kOn), with, 1'000'000).activations();
+  for (const std::int64_t replies : {step - 1, step, step + 7}) {
+    with.replies = replies;
+    const MemoryPlan plan = plan_memory(recipe(Recompute::kOn), with, 1'000'000);
+    EXPECT_EQ(plan.activations(), std::max(step, replies));
+    EXPECT_EQ(plan.replies_beyond_step(), std::max<std::int64_t>(0, replies - step));
+    EXPECT_EQ(plan.resident(), 4'000 + 50 + 200 + std::max(step, replies));
+  }
+}
+
 TEST(MemoryPlan, LimitIsTheRecipesInGibibytesOrWhatIsFree) {
   Recipe with = recipe(Recompute::kAuto);
   with.train.memory_limit = 1.5;

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
+#include <optional>
 
 #include "model/adapter.h"
 #include "model/adapter_combination.h"
@@ -64,16 +65,14 @@ class Output {
   StagingDirectory staging_;
 };
 
-void refuse_existing(const fs::path& file) {
-  check_output_file(file);
-  if (fs::exists(file)) {
-    throw CheckpointError(file.string() + ": already exists; remove it or give another file");
-  }
-}
-
 void info(const Options& options) {
   const fs::path dir = options.adapters.front();
-  if (options.picture) refuse_existing(*options.picture);
+  std::optional<OutputFile> picture;
+  if (options.picture) {
+    picture.emplace(*options.picture);
+    if (fs::exists(*options.picture))
+      throw CheckpointError(options.picture->string() + ": already exists; remove it or give another file");
+  }
   const Lora lora = read_adapter(dir, shape_of(options, dir));
   std::optional<Checkpoint> base;
   if (options.model) base.emplace(*options.model);

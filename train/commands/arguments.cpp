@@ -46,7 +46,7 @@ std::optional<std::string> date_of(const std::string& date) {
   return date == "today" ? today() : date;
 }
 
-void check_output_file(const std::filesystem::path& file) {
+OutputFile::OutputFile(const std::filesystem::path& file) : folders_(file.parent_path()) {
   if (std::filesystem::is_directory(file)) throw DataError(file.string() + ": is a directory; name a file to write");
   const std::filesystem::path parent = file.has_parent_path() ? file.parent_path() : ".";
   std::error_code ignored;

@@ -5,6 +5,8 @@
 #include <optional>
 #include <string>
 
+#include "model/made_folders.h"
+
 namespace CLI {
 class App;
 }
@@ -18,8 +20,16 @@ void add_date_option(CLI::App& command, std::string& date);
 /// What --date means: a day ("2026-01-15"), or nullopt for "none".
 [[nodiscard]] std::optional<std::string> date_of(const std::string& date);
 
-/// Throws DataError if `file` cannot become a file because it is a directory or its directory is none: better before
-/// the work than after it.
-void check_output_file(const std::filesystem::path& file);
+/// A file that a command is going to write. Folders that are missing on the way are made, and go again if it is not
+/// written.
+class OutputFile {
+ public:
+  /// Throws DataError if `file` cannot become a file because it is a directory or its directory is none and cannot be
+  /// made: better before the work than after it.
+  explicit OutputFile(const std::filesystem::path& file);
+
+ private:
+  MadeFolders folders_;
+};
 
 }  // namespace ossature

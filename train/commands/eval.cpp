@@ -4,6 +4,7 @@
 #include <iostream>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "data/segments.h"
 #include "data/token_file.h"
@@ -116,8 +117,9 @@ void print_table(const Evaluation& found, const Evaluation* base) {
 }
 
 void run(const Options& options) {
+  std::optional<OutputFile> logprobs;
   if (options.logprobs) {
-    check_output_file(*options.logprobs);
+    logprobs.emplace(*options.logprobs);
     std::error_code ignored;
     if (std::filesystem::equivalent(*options.logprobs, options.data, ignored))
       throw CLI::ValidationError("--logprobs", "would overwrite " + options.data.string() + ", which is read");

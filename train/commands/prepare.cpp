@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "train/commands/arguments.h"
@@ -48,8 +49,9 @@ void run(Options& options) {
   if (options.over_length != "error" && prepare.length.max_length == 0) {
     throw CLI::ValidationError("--over-length", "needs --max-length");
   }
-  check_output_file(prepare.out);
-  if (prepare.validation > 0.0) check_output_file(prepare.validation_out);
+  const OutputFile out(prepare.out);
+  std::optional<OutputFile> validation_out;
+  if (prepare.validation > 0.0) validation_out.emplace(prepare.validation_out);
   const PrepareSummary summary = prepare_with_progress(prepare);
   std::cout << (options.json ? to_json(summary, prepare) + "\n" : to_text(summary, prepare));
 }

@@ -6,6 +6,7 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <sstream>
 #include <string_view>
 #include <utility>
@@ -158,7 +159,8 @@ std::pair<Tokenizer, std::vector<PreviewSample>> samples_of(const Options& optio
 }
 
 void run(const Options& options) {
-  if (!options.html.empty()) check_output_file(options.html);
+  std::optional<OutputFile> page_file;
+  if (!options.html.empty()) page_file.emplace(options.html);
   const auto [tokenizer, samples] = samples_of(options);
   if (options.html.empty()) {
     write_preview_text(std::cout, samples, tokenizer, has_color(options.color));

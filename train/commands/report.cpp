@@ -29,7 +29,8 @@ RunReport read(const Options& options) {
 
 void run(const Options& options) {
   const fs::path out = options.out.value_or(options.run / "report.html");
-  if (options.out) check_output_file(out);
+  std::optional<OutputFile> file;
+  if (options.out) file.emplace(out);
   if (options.out && fs::exists(out) && !is_report_page(out)) {
     throw DataError(out.string() + ": already exists and is no report, which may be replaced; give another --out");
   }
