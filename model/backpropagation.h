@@ -4,12 +4,15 @@
 // model that is larger than memory are then read once a direction and not once a micro-batch.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <limits>
 #include <span>
 
 #include <ATen/core/Tensor.h>
 
+#include "model/head.h"
 #include "model/layer_pager.h"
 #include "model/transformer.h"
 
@@ -30,10 +33,12 @@ struct BackpropagationOptions {
   bool experts_on_grid = false;       // see ExpertsOptions
   LayerPager* pager = nullptr;        // of the transformer's checkpoint, if it is to be read as it is used
   RouterLoad* router_load = nullptr;  // counts each token once in each layer, if given
+  /// If given, the loss at the head instead of -log p of the targets: of micro-batch `i`, from the last layer's output.
+  std::function<HeadLoss(std::size_t i, const at::Tensor& hidden, const Targets& targets)> head = {};
 };
 
 struct LossSum {
-  double loss = 0.0;    // sum of weight * -log p
+  double loss = 0.0;    // sum of weight * -log p, or of the head's loss
   double weight = 0.0;  // sum of weights
   std::int64_t num_learned = 0;
 };
