@@ -8,7 +8,6 @@
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/autograd.h>
 
-#include "model/head.h"
 #include "model/placed_rows.h"
 
 namespace ossature {
@@ -16,6 +15,7 @@ namespace {
 
 /// A micro-batch on its way through the layers.
 struct MicroBatch {
+  std::size_t index;  // among those that were given
   TokenRows rows;
   Targets targets;
   PlacedRows placed;
@@ -24,8 +24,9 @@ struct MicroBatch {
   std::vector<at::Tensor> inputs;   // of each layer that trains
   std::vector<at::Tensor> outputs;  // with their graphs, of the layers that do not run again
 
-  MicroBatch(const Transformer& transformer, const TokenRows& its_rows, Targets its_targets)
-      : rows(its_rows),
+  MicroBatch(const Transformer& transformer, std::size_t its_index, const TokenRows& its_rows, Targets its_targets)
+      : index(its_index),
+        rows(its_rows),
         targets(std::move(its_targets)),
         placed(transformer, rows),
         inputs(transformer.layers().size()),
@@ -46,7 +47,11 @@ bool trains(const LowRank& pair) {
 
 bool trains(const Layer& layer) {
   for (const Linear* linear : {&layer.q_proj, &layer.k_proj, &layer.v_proj, &layer.o_proj, &layer.router}) {
-    if (linear->weight.requires_grad() || trains(linear->low_rank)) return true;
+    if (linear->weight.requires_grad() || linear->bias.requires_grad() || trains(linear->low_rank)) return true;
+  }
+  for (const at::Tensor* tensor : {&layer.input_layernorm, &layer.post_attention_layernorm, &layer.sinks,
+                                   &layer.experts.gate_up_bias, &layer.experts.down_bias}) {
+    if (tensor->requires_grad()) return true;
   }
   const ExpertWeight& weight = layer.experts.gate_up;
   return trains(layer.experts.gate_up_low_rank) || trains(layer.experts.down_low_rank) ||
@@ -122,7 +127,8 @@ class LayerWork {
       batch.x.reset();
       return 0.0;
     }
-    HeadLoss head = head_loss(transformer_, batch.x, batch.targets);
+    HeadLoss head = options_.head ? options_.head(batch.index, batch.x, batch.targets)
+                                  : head_loss(transformer_, batch.x, batch.targets);
     batch.x.reset();
     batch.grad = std::move(head.grad_hidden);
     return head.loss_sum;
@@ -179,14 +185,15 @@ LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows>
   std::vector<MicroBatch> batches;
   batches.reserve(micro_batches.size());  // layers keep references to what the micro-batches share
   const Stage stage = options.stage != nullptr ? *options.stage : whole(transformer);
-  for (const TokenRows& rows : micro_batches) {
+  for (std::size_t i = 0; i < micro_batches.size(); ++i) {
+    const TokenRows& rows = micro_batches[i];
     Targets targets = targets_of(rows.tokens, rows.loss_weights, rows.sample_offsets);
     if (targets.rows.size(0) == 0) continue;
     if (stage.is_last) {
       sum.weight += targets.weight_sum;
       sum.num_learned += targets.rows.size(0);
     }
-    batches.emplace_back(transformer, rows, std::move(targets));
+    batches.emplace_back(transformer, i, rows, std::move(targets));
   }
   if (batches.empty()) return sum;
   LayerWork work(transformer, stage, options);

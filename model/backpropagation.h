@@ -5,6 +5,7 @@
 // model that is larger than memory are then read once a direction and not once a micro-batch.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -12,6 +13,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "model/head.h"
 #include "model/layer_pager.h"
 #include "model/stage.h"
 #include "model/transformer.h"
@@ -36,10 +38,12 @@ struct BackpropagationOptions {
   RouterLoad* router_load = nullptr;  // counts each token once in each layer, if given
   // Hears of each layer that trains when the gradients of its parameters are complete, the last layer first.
   std::function<void(std::int64_t)> on_layer_done = {};
+  // If given, the loss at the head instead of -log p of the targets: of micro-batch `i`, from the last layer's output.
+  std::function<HeadLoss(std::size_t i, const at::Tensor& hidden, const Targets& targets)> head = {};
 };
 
 struct LossSum {
-  double loss = 0.0;    // sum of weight * -log p
+  double loss = 0.0;    // sum of weight * -log p, or of the head's loss
   double weight = 0.0;  // sum of weights
   std::int64_t num_learned = 0;
 };

@@ -6,7 +6,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
-#include "model/head.h"
+#include "model/distillation.h"
 #include "model/placed_rows.h"
 
 namespace ossature {
@@ -17,11 +17,6 @@ constexpr std::int64_t kRowsAtOnce = 64;
 
 double squared(const at::Tensor& difference) {
   return difference.square().sum(at::kDouble).item<double>();
-}
-
-/// sum over the vocabulary of p (log p - log q), [n].
-at::Tensor kl(const at::Tensor& log_p, const at::Tensor& log_q) {
-  return (log_p.exp() * (log_p - log_q)).sum(-1, false, at::kDouble);
 }
 
 }  // namespace
@@ -110,8 +105,8 @@ void ModelComparison::run_head(Batch& batch) {
     const at::Tensor target = targets.targets.narrow(0, begin, n).cpu().unsqueeze(1);
     const auto loss = [&](const at::Tensor& found) { return -found.gather(1, target).squeeze(1).to(at::kDouble); };
     const at::Tensor columns =
-        at::stack({loss(base), loss(adapter), loss(exported), kl(adapter, base), kl(adapter, exported),
-                   (adapter.argmax(-1) == exported.argmax(-1)).to(at::kDouble)},
+        at::stack({loss(base), loss(adapter), loss(exported), kl_divergence(adapter, base),
+                   kl_divergence(adapter, exported), (adapter.argmax(-1) == exported.argmax(-1)).to(at::kDouble)},
                   1);
     const auto value = columns.accessor<double, 2>();
     const at::Tensor cpu_rows = rows.cpu();

@@ -23,6 +23,11 @@ ExpertsGradients zero_gradients(const ExpertsPass& pass, bool needs_x) {
   result.gate_up_b = zeros_like(pass.gate_up_b);
   result.down_a = zeros_like(pass.down_a);
   result.down_b = zeros_like(pass.down_b);
+  const auto zeros_of_trained = [](const at::Tensor& t) {
+    return t.requires_grad() ? at::zeros(t.sizes(), t.options().dtype(at::kFloat)) : at::Tensor();
+  };
+  result.gate_up_bias = zeros_of_trained(pass.experts.gate_up_bias);
+  result.down_bias = zeros_of_trained(pass.experts.down_bias);
   if (needs_x) result.x = at::zeros(pass.x.sizes(), pass.x.options().dtype(at::kFloat));
   return result;
 }
@@ -56,9 +61,11 @@ struct PairList {
 
 class ExpertsFunction : public torch::autograd::Function<ExpertsFunction> {
  public:
+  /// The biases, which are those of `experts`, stand here for autograd to know them.
   static at::Tensor forward(AutogradContext* context, const at::Tensor& x, const at::Tensor& weights,
-                            at::TensorList pairs, const at::Tensor& indices, const Experts* experts,
-                            const ExpertsOptions* options, bool for_backward) {
+                            at::TensorList pairs, const at::Tensor& /*gate_up_bias*/, const at::Tensor& /*down_bias*/,
+                            const at::Tensor& indices, const Experts* experts, const ExpertsOptions* options,
+                            bool for_backward) {
     const PairList list(*experts, pairs);
     const Assignments assigned = assign(indices, experts->gate_up.num_experts());
     const at::Tensor factors = weights.reshape(-1).index_select(0, assigned.order);
@@ -113,6 +120,7 @@ class ExpertsFunction : public torch::autograd::Function<ExpertsFunction> {
     variable_list result = {needs_x ? found.x.to(x.scalar_type()) : at::Tensor(), grad_weights.view(weights.sizes())};
     if (found.gate_up_a.defined()) result.insert(result.end(), {found.gate_up_a, found.gate_up_b});
     if (found.down_a.defined()) result.insert(result.end(), {found.down_a, found.down_b});
+    result.insert(result.end(), {found.gate_up_bias, found.down_bias});
     result.resize(result.size() + 4);  // indices, experts, options, for_backward
     return result;
   }
@@ -144,14 +152,16 @@ at::Tensor apply(const Experts& experts, const at::Tensor& x, const Routing& rou
   const bool trains_weights = !experts.gate_up.is_packed() && experts.gate_up.dense.requires_grad();
   if (trains_weights || !x.device().is_cpu()) return apply_composed(experts, x, routing, options);
   const LowRank &gate_up = experts.gate_up_low_rank, &down = experts.down_low_rank;
-  const bool for_backward = at::GradMode::is_enabled() && (x.requires_grad() || routing.weights.requires_grad() ||
-                                                           gate_up.defined() || down.defined());
+  const bool for_backward =
+      at::GradMode::is_enabled() &&
+      (x.requires_grad() || routing.weights.requires_grad() || gate_up.defined() || down.defined() ||
+       experts.gate_up_bias.requires_grad() || experts.down_bias.requires_grad());
   std::vector<at::Tensor> pairs;
   for (const LowRank* pair : {&gate_up, &down}) {
     if (pair->defined()) pairs.insert(pairs.end(), {pair->a, pair->b});
   }
-  return ExpertsFunction::apply(x, routing.weights, at::TensorList(pairs), routing.indices, &experts, &options,
-                                for_backward);
+  return ExpertsFunction::apply(x, routing.weights, at::TensorList(pairs), experts.gate_up_bias, experts.down_bias,
+                                routing.indices, &experts, &options, for_backward);
 }
 
 at::Tensor apply_composed(const Experts& experts, const at::Tensor& x, const Routing& routing,

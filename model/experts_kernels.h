@@ -40,9 +40,11 @@ struct ExpertsGradients {
   at::Tensor factors;               // float32 [N]
   at::Tensor gate_up_a, gate_up_b;  // float32, where there is a pair
   at::Tensor down_a, down_b;
+  at::Tensor gate_up_bias, down_bias;  // float32, of those that require one
 };
 
-/// Zeros in place of every gradient that is summed up: of x if `needs_x`, and of the pairs that there are.
+/// Zeros in place of every gradient that is summed up: of x if `needs_x`, of the pairs that there are, and of the
+/// biases that require one.
 [[nodiscard]] ExpertsGradients zero_gradients(const ExpertsPass& pass, bool needs_x);
 
 /// Masks of one expert's two inputs must differ from each other's and from other experts'. `projection` 0: gate_up, 1:

@@ -133,9 +133,11 @@ ExpertsGradients serial_backward(const ExpertsPass& pass, const ExpertsKept& kep
     result.factors.narrow(0, first, count)
         .copy_((grad_h.to(at::kFloat) * h.to(at::kFloat)).sum(-1) +
                g.to(at::kFloat).mv(experts.down_bias[e].to(at::kFloat)));
+    if (result.down_bias.defined()) result.down_bias[e].copy_((g * factor).sum(0, false, at::kFloat));
     grad_h.mul_(factor);
 
     const at::Tensor grad_u = swiglu_backward(u, grad_h, pass.swiglu_limit);
+    if (result.gate_up_bias.defined()) result.gate_up_bias[e].copy_(grad_u.sum(0, false, at::kFloat));
     at::Tensor grad_rows;
     if (needs_x) grad_rows = grad_u.mm(decoded_expert(experts.gate_up, e, dtype, gate_up_scratch));
     if (pass.gate_up_a.defined()) {

@@ -127,6 +127,14 @@ struct InnerProduct {
   }
 };
 
+/// sum[j] += factor * row[j]
+struct AddScaled {
+  OSSATURE_INLINE static void run(const BFloat16* row, float factor, std::int64_t size, float* sum) {
+#pragma omp simd
+    for (std::int64_t j = 0; j < size; ++j) sum[j] += factor * vector_math::load(row[j]);
+  }
+};
+
 std::int64_t panels_of(std::int64_t columns) {
   return (columns + tiles::kPanelColumns - 1) / tiles::kPanelColumns;
 }
@@ -157,6 +165,8 @@ class Backward {
     at::Tensor down_reduced;
     if (down_.rank > 0) down_reduced = reduce_gradient(assigned_, tiles::data_of(grad_), down_);
     result.factors = through_down(down_reduced, result.down_a);
+    if (result.gate_up_bias.defined()) sum_bias(kept_.u, false, result.gate_up_bias);
+    if (result.down_bias.defined()) sum_bias(grad_, true, result.down_bias);
     at::Tensor gate_up_reduced;
     if (gate_up_.rank > 0) {
       gate_up_reduced = reduce_gradient(assigned_, tiles::data_of(kept_.u), gate_up_);
@@ -254,6 +264,23 @@ class Backward {
           float* out = grad_b.data_ptr<float>() + (e * features + column) * r;
           for (std::int64_t j = 0; j < width; ++j) {
             for (std::int64_t k = 0; k < r; ++k) out[j * r + k] = sum.data()[k * width + j] * pair.scale;
+          }
+        }
+      };
+    });
+  }
+
+  /// grad_bias [E, out]: the sum of each expert's rows of `grad` [N, out], times the routing weight if `weighted`.
+  void sum_bias(const at::Tensor& grad, bool weighted, const at::Tensor& grad_bias) const {
+    const auto features = grad.size(1);
+    auto* sums = grad_bias.data_ptr<float>();
+    tiles::for_each_task(panels_of(features), [&] {
+      return [&](std::int64_t panel) {
+        const auto column = panel * tiles::kPanelColumns, width = std::min(tiles::kPanelColumns, features - column);
+        for (std::int64_t e = 0; e < assigned_.num_experts(); ++e) {
+          for (auto n = assigned_.first(e); n < assigned_.first(e + 1); ++n) {
+            vector_math::run_fastest<AddScaled>(tiles::data_of(grad) + n * features + column,
+                                                weighted ? factors_[n] : 1.0f, width, sums + e * features + column);
           }
         }
       };

@@ -56,10 +56,10 @@ std::int64_t head_bytes(const ModelConfig& config, std::int64_t count, bool bflo
   return chunk_rows(row_bytes, count) * row_bytes + count * config.hidden_size * (6 * 4 + 2 * element);
 }
 
-HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, const Targets& targets) {
+HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, const at::Tensor& all_rows,
+                   const std::function<double(std::int64_t, const at::Tensor&)>& loss) {
   HeadLoss result;
-  const auto device = hidden.device();
-  const at::Tensor rows = targets.rows.to(device);
+  const at::Tensor rows = all_rows.to(hidden.device());
   at::Tensor selected = hidden.detach().index_select(0, rows).set_requires_grad(true);
   at::Tensor normed;
   {
@@ -82,8 +82,7 @@ HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, con
     } else {
       at::mm_out(grad, part, head.t());
     }
-    result.loss_sum += cross_entropy_gradient(grad, targets.targets.narrow(0, first, count).to(device),
-                                              targets.weights.narrow(0, first, count).to(device));
+    result.loss_sum += loss(first, grad);
     at::Tensor grad_part = grad_normed.narrow(0, first, count);
     if (tiled) {
       tiled_gradient(grad, head, grad_part);
@@ -95,6 +94,15 @@ HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, con
   torch::autograd::backward({normed}, {grad_normed});
   result.grad_hidden = at::zeros_like(hidden).index_copy_(0, rows, selected.grad());
   return result;
+}
+
+HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, const Targets& targets) {
+  const auto device = hidden.device();
+  return head_loss(transformer, hidden, targets.rows, [&](std::int64_t first, const at::Tensor& logits) {
+    const auto count = logits.size(0);
+    return cross_entropy_gradient(logits, targets.targets.narrow(0, first, count).to(device),
+                                  targets.weights.narrow(0, first, count).to(device));
+  });
 }
 
 at::Tensor head_log_probs(const Transformer& transformer, const at::Tensor& hidden, const Targets& targets) {

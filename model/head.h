@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 
 #include <ATen/core/Tensor.h>
@@ -29,11 +30,17 @@ struct Targets {
 [[nodiscard]] std::int64_t head_bytes(const ModelConfig& config, std::int64_t count, bool bfloat16);
 
 struct HeadLoss {
-  double loss_sum = 0.0;   // sum of weight * -log p(target)
+  double loss_sum = 0.0;
   at::Tensor grad_hidden;  // [T, H] gradient of loss_sum wrt the last layer's output, in its dtype
 };
 
-/// Loss and its gradient in one pass. Gradients of norm and lm_head are accumulated where those require it.
+/// A loss on the logits at `rows` (int64 [N]) of hidden [T, H] and its gradient, in one pass. `loss`(n, logits) gets
+/// the logits [count, V] of rows n, n + 1, ... in the transformer's dtype, replaces them by the gradient wrt them, and
+/// returns its sum over them. Gradients of norm and lm_head are accumulated where those require it.
+[[nodiscard]] HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, const at::Tensor& rows,
+                                 const std::function<double(std::int64_t, const at::Tensor&)>& loss);
+
+/// The same of the sum of weight * -log p(target).
 [[nodiscard]] HeadLoss head_loss(const Transformer& transformer, const at::Tensor& hidden, const Targets& targets);
 
 /// log p(target) at each of `targets`, float32 [N], natural logarithm.

@@ -42,7 +42,8 @@ at::Tensor dropout(const at::Tensor& x, double p, DropoutKey key) {
 
 at::Tensor apply(const Linear& linear, const at::Tensor& x, DropoutKey key) {
   if (takes_vectors(linear, x, key)) return vector_apply(linear, x, x.scalar_type());
-  if (takes_tiles(linear.weight, x)) return tiled_apply(linear, x, key);
+  const bool trains_bias = linear.bias.defined() && linear.bias.requires_grad();
+  if (takes_tiles(linear.weight, x) && !trains_bias) return tiled_apply(linear, x, key);
   const auto dtype = x.scalar_type();
   at::Tensor y = at::linear(x, linear.weight.to(dtype), linear.bias.defined() ? linear.bias.to(dtype) : at::Tensor());
   if (!linear.low_rank.defined()) return y;

@@ -62,6 +62,7 @@ std::vector<Batch> calibration_batches(const std::vector<std::shared_ptr<const T
     batch.tokens.resize(first + static_cast<std::size_t>(sample.length));
     files[sample.file]->read_tokens(sample.first, std::span(batch.tokens).subspan(first));
     batch.loss_weights.resize(batch.tokens.size());
+    files[sample.file]->read_loss_weights(sample.first, std::span(batch.loss_weights).subspan(first));
     batch.sample_offsets.push_back(static_cast<std::int64_t>(batch.tokens.size()));
   }
   return batches;

@@ -68,7 +68,13 @@ std::string storage(const ModelCard& card) {
   }
   if (card.rounding == "nearest") text += "; merged experts were rounded to the nearest values of the grid";
   if (card.rounding == "calibrated") text += "; merged experts were rounded with calibration data";
-  return text + ". Tensors that no adapter changes have the bytes of the base.\n";
+  if (card.recovered_steps > 0) {
+    text += ", and their biases were then trained for " + std::to_string(card.recovered_steps) +
+            " steps to predict what base and adapter do (recovered). Other tensors";
+  } else {
+    text += ". Tensors";
+  }
+  return text + " that no adapter changes have the bytes of the base.\n";
 }
 
 std::string sources_table(const ModelCard& card) {

@@ -40,6 +40,7 @@ struct ModelCard {
   std::string format;                            // "hf", "openai", "gguf"
   std::string experts;                           // "mxfp4", "bf16", "mixed"
   std::string rounding;                          // "nearest", "calibrated"; "" where no expert was rounded
+  std::int64_t recovered_steps = 0;              // of export --recover; 0 where it was not asked for or nothing helped
   std::vector<std::int64_t> bf16_expert_layers;  // of "mixed"
   std::optional<std::string> base_model;         // name on the hub, "openai/gpt-oss-20b"
   std::optional<std::string> license;            // as the base's card says

@@ -1,6 +1,9 @@
-// `ossature export --rounding`: what is kept of an adapter on experts, interruptions, and what is refused.
+// `ossature export --rounding` and `--recover`: what is kept of an adapter on experts, interruptions, and what is
+// refused.
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <string>
@@ -44,6 +47,21 @@ class AdaptedExperts {
     return found;
   }
 
+  /// The tensors of the export `out` with their bytes.
+  [[nodiscard]] std::map<std::string, std::string> tensors(const std::string& out) const {
+    const std::string file = read_bytes(workspace.path(out) + "/model.safetensors");
+    std::uint64_t length = 0;
+    std::memcpy(&length, file.data(), sizeof length);
+    const auto header = nlohmann::json::parse(file.substr(sizeof length, length));
+    std::map<std::string, std::string> found;
+    for (const auto& [name, tensor] : header.items()) {
+      if (name == "__metadata__") continue;
+      const std::size_t first = tensor["data_offsets"][0], end = tensor["data_offsets"][1];
+      found[name] = file.substr(sizeof length + length + first, end - first);
+    }
+    return found;
+  }
+
   Workspace workspace;
   std::string data = workspace.tokens(40), adapter = workspace.path("run/adapter");
 };
@@ -84,6 +102,45 @@ TEST(ExportRounding, InterruptedGoesOnToTheSameBytes) {
   EXPECT_FALSE(fs::exists(work));
 }
 
+TEST(ExportRounding, RecoveryTrainsTheExpertsBiasesAndNothingElse) {
+  const AdaptedExperts run;
+  (void)output_of(run.arguments("calibrated"));
+  const std::string said = output_of(run.arguments("recovered", {"--recover", "24"}));
+  EXPECT_NE(said.find("\nrecovered: KL divergence from base + adapter "), std::string::npos) << said;
+  EXPECT_LT(run.lost("recovered"), run.lost("calibrated"));
+  const auto before = run.tensors("calibrated"), after = run.tensors("recovered");
+  ASSERT_EQ(before.size(), after.size());
+  int changed = 0;
+  for (const auto& [name, bytes] : before) {
+    EXPECT_TRUE(name.ends_with("_proj_bias") || after.at(name) == bytes) << name;
+    changed += after.at(name) != bytes;
+  }
+  EXPECT_GT(changed, 0);
+  const std::string card = read_bytes(run.workspace.path("recovered") + "/README.md");
+  EXPECT_NE(card.find("recovered"), std::string::npos) << card;
+}
+
+TEST(ExportRounding, InterruptedRecoveryKeepsTheRoundedLayers) {
+  const AdaptedExperts run;
+  const std::string work = run.workspace.path("stopped.rounding");
+  const std::vector<std::string> arguments = run.arguments("stopped", {"--recover", "100000"});
+  const std::string last = work + "/layer-3.safetensors";
+  std::optional<std::chrono::steady_clock::time_point> rounded;
+  const ProgramResult stopped = run_program(arguments, {.interrupt_when = [&] {
+                                              const auto now = std::chrono::steady_clock::now();
+                                              if (!rounded && fs::exists(last)) rounded = now;
+                                              return rounded && now - *rounded > std::chrono::milliseconds(500);
+                                            }});
+  EXPECT_EQ(stopped.exit_code, 130) << stopped.err;
+  EXPECT_NE(stopped.err.find(work), std::string::npos) << stopped.err;
+  EXPECT_NE(stopped.err.find("the recovery's first step"), std::string::npos) << stopped.err;
+  EXPECT_FALSE(fs::exists(run.workspace.path("stopped")));
+  (void)output_of(run.arguments("stopped"));
+  (void)output_of(run.arguments("whole"));
+  EXPECT_TRUE(run.files("stopped") == run.files("whole"));
+  EXPECT_FALSE(fs::exists(work));
+}
+
 TEST(ExportRefuses, Rounding) {
   const AdaptedExperts run;
   fs::rename(run.adapter, run.workspace.path("alone"));  // no longer in its run's folder
@@ -97,6 +154,10 @@ TEST(ExportRefuses, Rounding) {
   expect({"--rounding", "nearest", "--calibration", run.data}, 2, {"--calibration", "--rounding nearest"});
   expect({"--experts", "bf16", "--calibration", run.data}, 2, {"--calibration", "--experts mxfp4"});
   expect({"--experts", "mixed", "--rounding", "calibrated"}, 2, {"--rounding", "--experts mxfp4"});
+  expect({"--recover", "9", "--rounding", "nearest"}, 2, {"--recover", "--rounding nearest"});
+  expect({"--recover", "9", "--experts", "bf16"}, 2, {"--recover", "--experts mxfp4"});
+  expect({"--recover", "9"}, 2, {"--recover", "give --calibration FILE.h5"});
+  expect({"--recover", "0", "--calibration", run.data}, 2, {"--recover"});
   expect({"--rounding", "best"}, 2, {"--rounding", "nearest", "calibrated"});
   expect({"--calibration", run.workspace.path("absent.h5")}, 3, {"absent.h5"});
 

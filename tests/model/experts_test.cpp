@@ -26,6 +26,7 @@ LowRank random_pair(std::int64_t out, std::int64_t in, double dropout) {
 struct Setting {
   bool gate_up_pair, down_pair;
   double dropout = 0.0;
+  bool trains_biases = false;
 };
 
 struct Fixture {
@@ -38,6 +39,8 @@ struct Fixture {
     experts.down.packed = mxfp4_encode(at::randn({kExperts, kHidden, kIntermediate}).mul_(0.2));
     experts.gate_up_bias = at::randn({kExperts, 2 * kIntermediate});
     experts.down_bias = at::randn({kExperts, kHidden});
+    experts.gate_up_bias.set_requires_grad(setting.trains_biases);
+    experts.down_bias.set_requires_grad(setting.trains_biases);
     if (setting.gate_up_pair) experts.gate_up_low_rank = random_pair(2 * kIntermediate, kHidden, setting.dropout);
     if (setting.down_pair) experts.down_low_rank = random_pair(kHidden, kIntermediate, setting.dropout);
     x = at::randn({kTokens, kHidden}).set_requires_grad(true);
@@ -51,6 +54,8 @@ struct Fixture {
     for (const LowRank* pair : {&experts.gate_up_low_rank, &experts.down_low_rank}) {
       if (pair->defined()) all.insert(all.end(), {pair->a, pair->b});
     }
+    for (const at::Tensor& bias : {experts.gate_up_bias, experts.down_bias})
+      if (bias.requires_grad()) all.push_back(bias);
     return all;
   }
 };
@@ -140,15 +145,29 @@ TEST_P(ExpertSettings, BackwardAloneGivesTheSameBits) {
 
 INSTANTIATE_TEST_SUITE_P(Pairs, ExpertSettings,
                          ::testing::Values(Setting{false, false}, Setting{true, false}, Setting{false, true},
-                                           Setting{true, true}, Setting{true, true, 0.3}));
+                                           Setting{true, true}, Setting{true, true, 0.3},
+                                           Setting{false, false, 0.0, true}, Setting{true, true, 0.3, true}));
 
 TEST(Experts, AnExpertWithoutTokensGetsZeroGradient) {
-  const Fixture f({true, true});
+  const Fixture f({true, true, 0.0, true});
   const auto grads = gradients(f, run(f));
   for (std::size_t n = 2; n < grads.size(); ++n) {
     EXPECT_EQ(grads[n][3].abs().max().item<float>(), 0.0f);
     EXPECT_GT(grads[n][0].abs().max().item<float>(), 0.0f);
   }
+}
+
+TEST(Experts, BiasesTrainWhereNothingElseDoes) {
+  const Fixture all({false, false, 0.0, true});
+  Fixture alone({false, false, 0.0, true});
+  const auto expected = gradients(all, run(all));
+  alone.x.set_requires_grad(false);
+  alone.logits.set_requires_grad(false);
+  const at::Tensor y = run(alone);
+  at::manual_seed(8);
+  torch::autograd::backward({y}, {at::randn(y.sizes())});
+  EXPECT_TRUE(at::equal(alone.experts.gate_up_bias.grad(), expected[2]));
+  EXPECT_TRUE(at::equal(alone.experts.down_bias.grad(), expected[3]));
 }
 
 TEST(Experts, DropoutChangesWithTheSeedOnly) {

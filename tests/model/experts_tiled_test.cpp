@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/grad_mode.h>
 
 #include "model/bf16_tiles.h"
 #include "model/experts_kernels.h"
@@ -26,6 +27,7 @@ struct Case {
 };
 
 struct Setting {
+  at::NoGradGuard no_grad;  // biases require a gradient, which the kernels make themselves
   Experts experts;
   Assignments assigned;
   at::Tensor x, factors, grad;
@@ -36,6 +38,8 @@ struct Setting {
     experts.down.packed = mxfp4_encode(at::randn({kExperts, kHidden, kIntermediate}).mul_(0.1));
     experts.gate_up_bias = at::randn({kExperts, 2 * kIntermediate}).to(at::kBFloat16);
     experts.down_bias = at::randn({kExperts, kHidden}).to(at::kBFloat16);
+    experts.gate_up_bias.set_requires_grad(true);
+    experts.down_bias.set_requires_grad(true);
     const auto pair = [&](std::int64_t out, std::int64_t in) {
       return LowRank{at::randn({kExperts, c.rank, in}).mul_(0.1).to(at::kBFloat16).to(at::kFloat),
                      at::randn({kExperts, out, c.rank}).mul_(0.1).to(at::kBFloat16).to(at::kFloat), 2.0, c.dropout};
@@ -73,8 +77,10 @@ std::vector<std::pair<const char*, at::Tensor>> results(const Setting& setting, 
   const at::Tensor out = (tiled ? tiled_forward : serial_forward)(pass, true, &kept);
   const auto found = (tiled ? tiled_backward : serial_backward)(pass, kept, setting.grad.to(dtype), true);
   std::vector<std::pair<const char*, at::Tensor>> all{{"out", out}, {"x", found.x}, {"factors", found.factors}};
-  for (const auto& [name, tensor] : {std::pair{"gate_up_a", found.gate_up_a}, std::pair{"gate_up_b", found.gate_up_b},
-                                     std::pair{"down_a", found.down_a}, std::pair{"down_b", found.down_b}}) {
+  for (const auto& [name, tensor] :
+       {std::pair{"gate_up_a", found.gate_up_a}, std::pair{"gate_up_b", found.gate_up_b},
+        std::pair{"down_a", found.down_a}, std::pair{"down_b", found.down_b},
+        std::pair{"gate_up_bias", found.gate_up_bias}, std::pair{"down_bias", found.down_bias}}) {
     if (tensor.defined()) all.emplace_back(name, tensor);
   }
   return all;

@@ -85,6 +85,13 @@ TEST(ModelCard, NamesLayersInBfloat16) {
   expect_parts(to_markdown(card), {"in MXFP4, those of layers 3, 17 in bfloat16. Tensors"});
 }
 
+TEST(ModelCard, TellsOfARecovery) {
+  ModelCard card = merged();
+  card.recovered_steps = 40;
+  expect_parts(to_markdown(card), {"rounded with calibration data, and their biases were then trained", "for 40 steps",
+                                   "(recovered). Other tensors that no adapter changes"});
+}
+
 TEST(ModelCard, NamesOfOthersAreNoMarkup) {
   ModelCard card = merged();
   card.base.name = "a|b\n# c <i>";

@@ -49,6 +49,17 @@ std::string digest(const Checkpoint& base, const std::vector<WeightedAdapter>& a
   return sha256_hex(all + std::to_string(max_tokens));
 }
 
+using TokenFiles = std::vector<std::shared_ptr<const TokenFileReader>>;
+
+TokenFiles opened(const std::vector<std::filesystem::path>& data, const Checkpoint& base) {
+  TokenFiles files;
+  for (const std::filesystem::path& path : data) {
+    files.push_back(std::make_shared<const TokenFileReader>(path));
+    check_vocabulary(*files.back(), base.config().vocab_size, base.dir());
+  }
+  return files;
+}
+
 }  // namespace
 
 std::vector<std::filesystem::path> training_data(const std::vector<WeightedAdapter>& adapters) {
@@ -70,11 +81,7 @@ std::filesystem::path rounding_folder(const std::filesystem::path& out) {
 RoundedLayers round_experts(const Checkpoint& base, const Merger& merger, const std::vector<WeightedAdapter>& adapters,
                             const std::vector<std::filesystem::path>& data, std::int64_t max_tokens,
                             const std::filesystem::path& work) {
-  std::vector<std::shared_ptr<const TokenFileReader>> files;
-  for (const std::filesystem::path& path : data) {
-    files.push_back(std::make_shared<const TokenFileReader>(path));
-    check_vocabulary(*files.back(), base.config().vocab_size, base.dir());
-  }
+  const TokenFiles files = opened(data, base);
   const std::vector<Batch> batches = calibration_batches(files, max_tokens);
   std::vector<TokenRows> rows;
   for (const Batch& batch : batches) rows.push_back(rows_of(batch));
@@ -85,14 +92,50 @@ RoundedLayers round_experts(const Checkpoint& base, const Merger& merger, const 
   options.work = work;
   options.key = digest(base, adapters, files, max_tokens);
   const InterruptGuard interrupt;
+  const auto stop_if_requested = [&] {
+    if (!interrupt.is_requested()) return;
+    throw InterruptedError("interrupted; the layers that are rounded are in " + work.string() +
+                           ", and the same command goes on from there");
+  };
   Progress progress("rounding");
-  return round_calibrated(base, transformer, rows, options, [&](std::int64_t done, std::int64_t total) {
+  RoundedLayers rounded =
+      round_calibrated(base, transformer, rows, options, [&](std::int64_t done, std::int64_t total) {
+        stop_if_requested();
+        progress.show(done, total);
+      });
+  stop_if_requested();
+  return rounded;
+}
+
+Recovery recover_export(const Checkpoint& base, const Merger& merger, const RoundedLayers& rounded,
+                        const std::vector<std::filesystem::path>& data, std::int64_t max_tokens,
+                        const RecoveryOptions& options, const std::filesystem::path& work) {
+  const InterruptGuard interrupt;
+  const std::vector<Batch> batches = calibration_batches(opened(data, base), max_tokens);
+  Progress progress("recovery");
+  return recover(base, merger, rounded.replacements, batches, options, [&](std::int64_t done, std::int64_t total) {
     if (interrupt.is_requested()) {
       throw InterruptedError("interrupted; the layers that are rounded are in " + work.string() +
-                             ", and the same command goes on from there");
+                             ", and the same command goes on from there, with the recovery's first step");
     }
     progress.show(done, total);
   });
+}
+
+std::string recovery_text(const Recovery& recovery) {
+  char text[200];
+  if (recovery.tensors.empty()) {
+    std::snprintf(text, sizeof text,
+                  "nothing recovered: KL divergence from base + adapter stayed %.2e nats a token or grew on held-out "
+                  "samples of the calibration data",
+                  recovery.kl_before);
+  } else {
+    std::snprintf(text, sizeof text,
+                  "recovered: KL divergence from base + adapter %.2e nats a token before and %.2e after %lld steps, on "
+                  "held-out samples of the calibration data",
+                  recovery.kl_before, recovery.kl_after, static_cast<long long>(recovery.steps));
+  }
+  return text;
 }
 
 std::string gain_text(const RoundedLayers& rounded) {

@@ -1,4 +1,5 @@
-// export --rounding calibrated: which data calibrate, what a result depends on, and the rounding itself.
+// export --rounding calibrated and --recover: which data calibrate, what a result depends on, the rounding itself, and
+// the recovery after it.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include "model/calibrated_rounding.h"
 #include "model/merge.h"
 #include "train/commands/adapter_options.h"
+#include "train/recovery.h"
 
 namespace ossature {
 
@@ -27,6 +29,16 @@ namespace ossature {
                                           const std::vector<WeightedAdapter>& adapters,
                                           const std::vector<std::filesystem::path>& data, std::int64_t max_tokens,
                                           const std::filesystem::path& work);
+
+/// Recovers what `rounded` left over, on the same data, with progress on stderr. An interrupted run throws
+/// InterruptedError; the rounded layers stay in `work`.
+[[nodiscard]] Recovery recover_export(const Checkpoint& base, const Merger& merger, const RoundedLayers& rounded,
+                                      const std::vector<std::filesystem::path>& data, std::int64_t max_tokens,
+                                      const RecoveryOptions& options, const std::filesystem::path& work);
+
+/// "recovered: KL divergence from base + adapter 4.1e-04 nats a token before, 3.2e-04 after 50 steps (held-out samples
+/// of the calibration data)", or that nothing was better.
+[[nodiscard]] std::string recovery_text(const Recovery& recovery);
 
 /// "gain along the adapter 0.96 in gate_up_proj, 0.97 in down_proj": 1 is all of what it wants of the weights.
 [[nodiscard]] std::string gain_text(const RoundedLayers& rounded);

@@ -33,6 +33,7 @@ struct Options {
   std::optional<std::string> rounding;
   std::vector<std::filesystem::path> calibration;
   std::int64_t calibration_tokens = kCalibrationTokens;
+  std::optional<std::int64_t> recover;
   std::optional<std::filesystem::path> verify;
   bool no_verify = false;
   VerificationOptions verification;
@@ -116,27 +117,32 @@ void export_with_progress(const Checkpoint& base, const Merger& merger, const Ex
 std::vector<std::filesystem::path> calibration_data(const Options& options,
                                                     const std::vector<WeightedAdapter>& adapters,
                                                     const Checkpoint& base, const Merger& merger) {
-  const bool is_asked_for = options.rounding == "calibrated" || !options.calibration.empty();
-  if (options.rounding == "nearest" && !options.calibration.empty()) {
-    throw CLI::ValidationError("--calibration", "--rounding nearest takes no data; leave one of the two out");
+  const bool is_asked_for = options.rounding == "calibrated" || options.recover || !options.calibration.empty();
+  const char* asked_by = options.recover                    ? "--recover"
+                         : options.rounding == "calibrated" ? "--rounding"
+                                                            : "--calibration";
+  if (options.rounding == "nearest" && is_asked_for) {
+    throw CLI::ValidationError(asked_by, "--rounding nearest takes no data; leave one of the two out");
   }
   if (is_asked_for && options.experts != "mxfp4") {
     throw CLI::ValidationError(
-        options.rounding ? "--rounding" : "--calibration",
-        "--experts " + options.experts + " rounds no adapted experts; it goes with --experts mxfp4");
+        asked_by, "--experts " + options.experts + " rounds no adapted experts; it goes with --experts mxfp4");
   }
   if (is_asked_for && base.experts() == ExpertStorage::kBf16) {
-    throw CLI::ValidationError(options.rounding ? "--rounding" : "--calibration",
-                               "calibrated rounding moves codes of a base in MXFP4, and the experts of " +
-                                   base.dir().string() + " are bfloat16; give --rounding nearest");
+    throw CLI::ValidationError(asked_by, "calibrated rounding moves codes of a base in MXFP4, and the experts of " +
+                                             base.dir().string() + " are bfloat16; give --rounding nearest");
+  }
+  if (options.recover && !merger.changes_experts()) {
+    throw CLI::ValidationError("--recover",
+                               "the adapter changes no expert, so nothing is lost to rounding; leave it out");
   }
   if (!merger.changes_experts() || options.experts != "mxfp4" || base.experts() == ExpertStorage::kBf16) return {};
   if (options.rounding == "nearest") return {};
   if (!options.calibration.empty()) return options.calibration;
   std::vector<std::filesystem::path> found = training_data(adapters);
-  if (found.empty() && options.rounding) {
-    throw CLI::ValidationError("--rounding",
-                               "calibrated needs samples of what the adapter was trained for, and its run's "
+  if (found.empty() && is_asked_for) {
+    throw CLI::ValidationError(asked_by,
+                               "calibrated rounding needs samples of what the adapter was trained for, and its run's "
                                "training data are not there; give --calibration FILE.h5");
   }
   if (found.empty()) {
@@ -174,15 +180,23 @@ void run(const Options& options) {
                 : options.experts == "mixed" ? ExpertStorage::kMixed
                                              : ExpertStorage::kMxfp4;
   const std::vector<std::filesystem::path> data = calibration_data(options, adapters, base, merger);
-  const ModelCard card = card_of(options, adapters, base, merger, !data.empty());
-  how.model_card = to_markdown(card);
+  ModelCard card = card_of(options, adapters, base, merger, !data.empty());
   std::optional<RoundedLayers> rounded;
+  std::optional<Recovery> recovered;
   const std::filesystem::path work = rounding_folder(options.out);
   if (!data.empty()) {
     { const StagingDirectory is_free(options.out); }  // better now than after an hour
     rounded.emplace(round_experts(base, merger, adapters, data, options.calibration_tokens, work));
+    if (options.recover) {
+      RecoveryOptions recovery;
+      recovery.steps = *options.recover;
+      recovered = recover_export(base, merger, *rounded, data, options.calibration_tokens, recovery, work);
+      for (const auto& [name, tensor] : recovered->tensors) rounded->replacements.tensors[name] = tensor;
+      card.recovered_steps = recovered->steps;
+    }
     how.replacements = &rounded->replacements;
   }
+  how.model_card = to_markdown(card);
   export_with_progress(base, merger, how, options.format == "gguf", options.out);
   if (rounded) std::filesystem::remove_all(work);
   const Checkpoint written(options.out);
@@ -192,6 +206,7 @@ void run(const Options& options) {
   if (adapters.size() > 1) std::cout << ", " << adapters.size() << " adapters merged";
   std::cout << "\n";
   if (rounded) std::cout << "experts rounded for calibration data: " << gain_text(*rounded) << "\n";
+  if (recovered) std::cout << recovery_text(*recovered) << "\n";
   if (!merger.pairs().empty() && !options.no_verify) verify(options, adapters, base, merger, written, card);
 }
 
@@ -233,6 +248,13 @@ void register_export(CLI::App& app) {
   command->add_option("--calibration-tokens", options->calibration_tokens, "How many tokens of them are used")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  command
+      ->add_option(
+          "--recover", options->recover,
+          "After calibrated rounding, train the experts' biases for so many steps to predict as base + adapter "
+          "does; kept if that is so on samples of the calibration data that were held out")
+      ->check(CLI::PositiveNumber)
+      ->type_name("STEPS");
   CLI::Option* data = command
                           ->add_option("--verify", options->verify,
                                        "Token file that was not trained on, to tell what the export kept (default: the "
