@@ -7,6 +7,7 @@
 
 #include "data/sha256.h"
 #include "model/config.h"
+#include "model/gguf_header.h"
 #include "model/safetensors_header.h"
 #include "train/number_text.h"
 #include "train/visible_text.h"
@@ -114,7 +115,7 @@ std::string read_file(const fs::path& path) {
 }
 
 /// The length and the JSON text of a safetensors header.
-std::string read_header(const fs::path& path) {
+std::string read_safetensors_header(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   std::array<unsigned char, 8> length{};
   in.read(reinterpret_cast<char*>(length.data()), length.size());
@@ -127,6 +128,14 @@ std::string read_header(const fs::path& path) {
   in.read(header.data() + length.size(), static_cast<std::streamsize>(bytes));
   if (!in) throw CheckpointError(path.string() + ": ends within its header; the file is truncated");
   return header;
+}
+
+/// Of a weights file.
+std::string read_header(const fs::path& path) {
+  if (path.extension() != ".gguf") return read_safetensors_header(path);
+  const auto file = MappedFile::open(path, "a GGUF file", 1, "a header");
+  const GgufHeader header = parse_gguf_header(file->bytes(), path.string());
+  return {reinterpret_cast<const char*>(file->bytes().data()), header.data_offset};
 }
 
 }  // namespace
@@ -158,7 +167,8 @@ CardSource card_source(const fs::path& dir, const std::vector<fs::path>& files) 
   CardSource source;
   source.name = named.filename().string();
   for (const fs::path& path : files) {
-    const bool header_only = path.extension() == ".safetensors" && path.filename() != "adapter_model.safetensors";
+    const bool header_only = path.extension() == ".gguf" ||
+                             (path.extension() == ".safetensors" && path.filename() != "adapter_model.safetensors");
     const std::string digest = sha256_hex(header_only ? read_header(path) : read_file(path));
     source.files.push_back({path.filename().string(), fs::file_size(path), digest, header_only});
   }

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <span>
 
 #include "model/config.h"
+#include "model/gguf_writer.h"
 #include "tests/malformed/scratch.h"
 
 namespace ossature {
@@ -127,6 +129,23 @@ TEST(ModelCardSource, DigestsFilesWholeAndWeightsByTheirHeader) {
   EXPECT_EQ(digest().files[1].sha256, source.files[1].sha256);
   change(8, std::ios::beg);
   EXPECT_NE(digest().files[1].sha256, source.files[1].sha256);
+}
+
+/// A GGUF file may hold all of a model: read whole, it would be all of the memory that there is.
+TEST(ModelCardSource, DigestsAGgufFileByItsHeader) {
+  const Scratch scratch;
+  const fs::path path = scratch.path() / "model.gguf";
+  const auto digest = [&](float value, const std::string& key) {
+    GgufWriter writer(path, {{key, true}}, {{"t", GgmlType::kF32, {1}}});
+    writer.write(std::as_bytes(std::span(&value, 1)));
+    writer.finish();
+    const CardSource source = card_source(path, {path});
+    EXPECT_TRUE(source.files[0].header_only);
+    EXPECT_EQ(source.files[0].bytes, fs::file_size(path));
+    return source.files[0].sha256;
+  };
+  EXPECT_EQ(digest(1, "a"), digest(2, "a"));
+  EXPECT_NE(digest(1, "a"), digest(1, "b"));
 }
 
 TEST(ModelCardSource, IsNamedAfterTheDirectoryAboveOriginal) {
