@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -60,7 +61,7 @@ class InputFile {
 };
 
 /// A message for people: not empty, and short enough to read.
-inline void check_message(const DataError& error) {
+inline void check_message(const std::exception& error) {
   const std::string_view what = error.what();
   require(!what.empty() && what.size() < 4096, "an error message is empty or very long");
 }

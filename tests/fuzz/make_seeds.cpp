@@ -3,6 +3,9 @@
 #include <nlohmann/json.hpp>
 
 #include "data/token_file.h"
+#include "model/gguf_config.h"
+#include "model/gguf_header.h"
+#include "model/safetensors_header.h"
 #include "tests/data/spelled_tokens.h"
 #include "tests/fuzz/fixtures.h"
 
@@ -91,6 +94,56 @@ void add_token_files(Seeds& seeds) {
   }
 }
 
+/// A model's keys, every type of value, and tensors of every type, in versions 2 and 3.
+void add_gguf_files(Seeds& seeds) {
+  GgufKeyValues model = {{"general.architecture", std::string("gpt-oss")}};
+  for (const auto& entry : gguf_config(*preset("tiny"))) model.push_back(entry);
+  GgufKeyValues types = {
+      {"general.alignment", std::uint32_t{64}},
+      {"u8", std::uint8_t{1}},
+      {"i8", std::int8_t{-1}},
+      {"u16", std::uint16_t{2}},
+      {"i16", std::int16_t{-2}},
+      {"i32", std::int32_t{-3}},
+      {"u64", std::uint64_t{4}},
+      {"i64", std::int64_t{-4}},
+      {"f32", 0.5f},
+      {"f64", 0.25},
+      {"bool", true},
+      {"str", std::string("text")},
+      {"arr[i32]", GgufArray(std::vector<std::int32_t>{1, 2})},
+      {"arr[bool]", GgufArray(std::vector<bool>{true, false})},
+      {"arr[f64]", GgufArray(std::vector<double>{0.5})},
+      {"tokenizer.ggml.tokens", GgufArray(std::vector<std::string>{"a", "", "bc"})},
+  };
+  std::vector<GgufTensor> tensors = {{"token_embd.weight", GgmlType::kBF16, {32, 2}},
+                                     {"output_norm.weight", GgmlType::kF32, {5}},
+                                     {"blk.0.ffn_gate_exps.weight", GgmlType::kMxfp4, {2, 1, 32}},
+                                     {"empty", GgmlType::kF32, {0}}};
+  for (const GgufKeyValues* values : {&model, &types}) {
+    for (const bool has_tensors : {true, false}) {
+      std::vector<GgufTensor> none;
+      std::string bytes = gguf_header_bytes(*values, has_tensors ? tensors : none, "seed");
+      if (has_tensors) bytes.resize(bytes.size() + tensors.back().end, '\1');
+      seeds.add("gguf_fuzz", bytes);
+      bytes[4] = '\2';
+      seeds.add("gguf_fuzz", bytes);
+    }
+  }
+}
+
+/// Tensors of 4,096 bytes together.
+void add_safetensors_headers(Seeds& seeds) {
+  const std::vector<TensorInfo> tensors = {
+      {"model.norm.weight", DType::kBF16, {32, 32}, 0, 2048},
+      {"model.layers.0.mlp.experts.down_proj_blocks", DType::kU8, {4, 256}, 2048, 3072},
+      {"empty", DType::kF32, {0, 7}, 3072, 3072},
+      {"scalar", DType::kF64, {}, 3072, 3080},
+      {"rest", DType::kI64, {127}, 3080, 4096}};
+  seeds.add("safetensors_fuzz", safetensors_header_json(tensors, {}, "seed"));
+  seeds.add("safetensors_fuzz", safetensors_header_json(tensors, {{"format", "pt"}, {"é", ""}}, "seed"));
+}
+
 }  // namespace
 }  // namespace ossature::fuzz
 
@@ -100,4 +153,6 @@ int main(int argc, char** argv) {
   ossature::fuzz::add_lines(seeds);
   seeds.add("tokenizer_file_fuzz", ossature::fuzz::read(ossature::fuzz::kFixtures / "tokenizer.json"));
   ossature::fuzz::add_token_files(seeds);
+  ossature::fuzz::add_gguf_files(seeds);
+  ossature::fuzz::add_safetensors_headers(seeds);
 }
