@@ -115,7 +115,7 @@ TEST(MalformedInputs, TargetsThatCannotBeWritten) {
   const std::string input = workspace.write("a.jsonl", kGood);
   auto arguments = prepare(workspace, {input});
   for (const auto& [target, mention] :
-       {std::pair{workspace.path("absent/out.h5"), "absent"}, {std::string("/proc/out.h5"), "cannot be written"}}) {
+       {std::pair{input + "/out.h5", "is not a directory"}, {std::string("/proc/out.h5"), "cannot be written"}}) {
     arguments.back() = target;
     workspace.expect_failure(arguments, 3, {target, mention});
   }

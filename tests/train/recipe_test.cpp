@@ -231,7 +231,7 @@ INSTANTIATE_TEST_SUITE_P(
             "gradient_accumulation_steps, epochs, max_steps, learning_rate, lr_scheduler, warmup_steps, min_lr_ratio, "
             "weight_decay, adam_beta1, adam_beta2, adam_epsilon, optimizer_state, max_grad_norm, "
             "max_skipped_steps, recompute, "
-            "memory_limit, mxfp4_finish_steps, seed, threads"},
+            "memory_limit, mxfp4_finish_steps, seed, threads, pipeline_stages"},
         BadRecipe{"train: {<<: {seed: 1}}\n", "r.yaml:4:9: a YAML merge key; recipes do not merge: write the keys out"},
         BadRecipe{"[a]: 1\n",
                   "r.yaml:4:1: a key is a list; expected one of base_model, output_dir, device, dtype, lora, "

@@ -165,6 +165,7 @@ std::vector<std::pair<std::string, Change>> free_changes() {
           {"train.memory_limit", [](Recipe& r) { r.train.memory_limit = 9.5; }},
           {"train.mxfp4_finish_steps", [](Recipe& r) { r.train.mxfp4_finish_steps = 3; }},
           {"train.threads", [](Recipe& r) { r.train.threads = 1; }},
+          {"train.pipeline_stages", [](Recipe& r) { r.train.pipeline_stages = 2; }},
           {"evaluation.every_steps", [](Recipe& r) { r.evaluation.every_steps = 3; }},
           {"evaluation.early_stopping_patience", [](Recipe& r) { r.evaluation.early_stopping_patience = 1; }},
           {"evaluation.keep_best", [](Recipe& r) { r.evaluation.keep_best = true; }},
