@@ -1,5 +1,5 @@
-// The processes that train one adapter together, and what they tell each other: sums, and small texts. No sample, no
-// token and no weight of the base model goes from one to another.
+// The processes that train one adapter together, and what they tell each other: sums, small texts, and in a pipeline
+// what goes from layer to layer. No sample, no token and no weight of the base model goes from one to another.
 #pragma once
 
 #include <cstddef>
