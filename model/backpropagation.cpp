@@ -134,7 +134,8 @@ class LayerWork {
     return head.loss_sum;
   }
 
-  void begin_back(const MicroBatch&) const {
+  /// Waits for the gradient of the next micro-batch, unless this stage makes it.
+  void begin_back() const {
     if (!stage_.is_last && stage_.end_layer > lowest_trained_) stage_.link->wait_received(StageLink::Neighbour::kAfter);
   }
 
@@ -198,39 +199,30 @@ LossSum backpropagate(const Transformer& transformer, std::span<const TokenRows>
   if (batches.empty()) return sum;
   LayerWork work(transformer, stage, options);
 
+  // In a pipeline one goes through at a time, so that the other stages need not wait for all.
+  const std::size_t at_once = stage.link == nullptr ? batches.size() : 1;
   work.receive(StageLink::Neighbour::kBefore, batches);
-  if (stage.link == nullptr) {
-    for (MicroBatch& batch : batches) work.begin(batch);
+  for (std::size_t first = 0; first < batches.size(); first += at_once) {
+    const auto group = std::span(batches).subspan(first, at_once);
+    for (MicroBatch& batch : group) work.begin(batch);
     for (std::int64_t n = stage.first_layer; n < stage.end_layer; ++n) {
       work.enter(n, n + 1);
-      for (MicroBatch& batch : batches) work.run(n, batch);
+      for (MicroBatch& batch : group) work.run(n, batch);
     }
-    for (MicroBatch& batch : batches) sum.loss += work.end(batch);
-  } else {
-    for (MicroBatch& batch : batches) {
-      work.begin(batch);
-      for (std::int64_t n = stage.first_layer; n < stage.end_layer; ++n) work.run(n, batch);
-      sum.loss += work.end(batch);
-    }
+    for (MicroBatch& batch : group) sum.loss += work.end(batch);
   }
 
   work.receive(StageLink::Neighbour::kAfter, batches);
-  if (stage.link == nullptr) {
+  for (std::size_t first = 0; first < batches.size(); first += at_once) {
+    const auto group = std::span(batches).subspan(first, at_once);
+    const bool is_last = first + at_once == batches.size();
+    work.begin_back();
     for (std::int64_t n = stage.end_layer - 1; n >= work.first_trained(); --n) {
       work.enter(n, n > work.first_trained() ? n - 1 : n);
-      for (MicroBatch& batch : batches) work.run_back(n, batch);
-      if (options.on_layer_done) options.on_layer_done(n);
+      for (MicroBatch& batch : group) work.run_back(n, batch);
+      if (is_last && options.on_layer_done) options.on_layer_done(n);
     }
-    for (MicroBatch& batch : batches) work.end_back(batch);
-  } else {
-    for (MicroBatch& batch : batches) {
-      work.begin_back(batch);
-      for (std::int64_t n = stage.end_layer - 1; n >= work.first_trained(); --n) {
-        work.run_back(n, batch);
-        if (&batch == &batches.back() && options.on_layer_done) options.on_layer_done(n);
-      }
-      work.end_back(batch);
-    }
+    for (MicroBatch& batch : group) work.end_back(batch);
   }
   return sum;
 }

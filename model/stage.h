@@ -23,6 +23,13 @@ class StageLink {
   virtual void wait_received(Neighbour from) = 0;
 };
 
+/// Weights that a token's products use.
+struct ActiveWeights {
+  double layer = 0.0;  // one: attention, router, and the experts that a token takes
+  double head = 0.0;
+};
+[[nodiscard]] ActiveWeights active_weights(const ModelConfig& model);
+
 struct Stage {
   std::int64_t first_layer = 0, end_layer = 0;
   bool is_first = true;       // which embeds the tokens

@@ -21,20 +21,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Weights that a token's products use, in all layers and in the head.
-struct ActiveWeights {
-  double layers, head;
-};
-
-ActiveWeights active_weights(const ModelConfig& model) {
-  const double attention = 2.0 * static_cast<double>(model.hidden_size * (model.query_size() + model.key_value_size()));
-  const double experts =
-      3.0 * static_cast<double>(model.hidden_size * model.intermediate_size * model.num_experts_per_tok);
-  const double router = static_cast<double>(model.hidden_size * model.num_local_experts);
-  return {static_cast<double>(model.num_hidden_layers) * (attention + experts + router),
-          static_cast<double>(model.hidden_size * model.vocab_size)};
-}
-
 std::optional<std::int64_t> steps_of(const Recipe& recipe, std::int64_t tokens_per_step) {
   double tokens = 0.0;
   for (const TrainingFile& file : recipe.data.train) {
@@ -124,7 +110,8 @@ double gflop_per_token(const Recipe& recipe, const ModelConfig& model, const Mem
   const double again = 1.0 - static_cast<double>(plan.kept_layers) /
                                  static_cast<double>(std::max<std::int64_t>(1, plan.needs.num_layers));
   const double passes = recipe.train.mode == TrainMode::kFull ? 3.0 : 2.0;
-  return 2e-9 * (weights.layers * (passes + again) + weights.head * passes);
+  const double layers = static_cast<double>(model.num_hidden_layers) * weights.layer;
+  return 2e-9 * (layers * (passes + again) + weights.head * passes);
 }
 
 /// The fastest of what fits in. Where the processor multiplies no bfloat16, tiles are widened to float32, and its rate
@@ -175,7 +162,6 @@ void add_ranks(Estimate& estimate, const Recipe& recipe, std::int64_t ranks, con
   const RankLayout layout = layout_of(recipe, 0, ranks);
   const Checkpoint base(recipe.base_model);
   estimate.ranks = ranks;
-  estimate.stages = layout.stages;
   if (layout.stages > 1) {
     estimate.memory = {};
     for (RankLayout place = layout; place.stage < layout.stages; ++place.stage) {

@@ -33,7 +33,7 @@ struct Estimate {
   std::vector<WayOut> ways_out;       // the cheapest three that fit, if the recipe does not
 
   // Several machines like this one: how many ranks, one each, and what a step takes, if that was asked for.
-  std::int64_t ranks = 1, stages = 1;
+  std::int64_t ranks = 1;
   std::optional<StepTime> step;
 
   [[nodiscard]] bool fits() const { return memory.resident() <= memory.limit; }

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
-#include <functional>
-#include <numeric>
 #include <string_view>
 
 #include <ATen/core/Tensor.h>
@@ -22,9 +20,8 @@ std::int64_t layer_of(std::string_view name) {
 
 GradientSum::GradientSum(Ranks& ranks, const ParameterSet& parameters) : ranks_(ranks), parameters_(parameters) {
   std::int64_t first = 0;
-  for (const ParameterSpec& spec : parameters.specs()) {
-    const auto count = std::accumulate(spec.shape.begin(), spec.shape.end(), std::int64_t{1}, std::multiplies<>());
-    const std::int64_t layer = layer_of(spec.name);
+  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
+    const std::int64_t count = parameters.tensor(i).numel(), layer = layer_of(parameters.specs()[i].name);
     if (!pieces_.empty() && pieces_.back().layer == layer) {
       pieces_.back().count += count;
     } else {

@@ -1,13 +1,10 @@
 #include "train/rank_link.h"
 
 namespace ossature {
-namespace {
 
 std::span<std::byte> bytes_of(const at::Tensor& tensor) {
   return {static_cast<std::byte*>(tensor.data_ptr()), static_cast<std::size_t>(tensor.nbytes())};
 }
-
-}  // namespace
 
 void RankLink::send(Neighbour to, const at::Tensor& tensor) {
   ranks_.begin_send(rank_of(to), bytes_of(tensor), std::make_shared<const at::Tensor>(tensor));

@@ -9,6 +9,9 @@
 
 namespace ossature {
 
+/// Of a contiguous tensor on the CPU.
+[[nodiscard]] std::span<std::byte> bytes_of(const at::Tensor& tensor);
+
 /// Links a rank to the one before and the one after it, where there are such.
 class RankLink final : public StageLink {
  public:

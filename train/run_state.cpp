@@ -14,6 +14,7 @@
 #include "model/checkpoint.h"
 #include "model/checkpoint_writer.h"
 #include "model/staging_directory.h"
+#include "train/rank_link.h"
 
 namespace ossature {
 namespace {
@@ -275,9 +276,7 @@ std::optional<RunPosition> restore_run_state(const fs::path& run_dir, ParameterS
 void share_run_state(Ranks& ranks, RunPosition& position, ParameterSet& parameters, AdamW& optimizer) {
   if (ranks.size() == 1) return;
   const auto share = [&](auto& value) { ranks.broadcast(std::as_writable_bytes(std::span(&value, 1))); };
-  const auto share_tensor = [&](const at::Tensor& tensor) {
-    ranks.broadcast({static_cast<std::byte*>(tensor.data_ptr()), static_cast<std::size_t>(tensor.nbytes())});
-  };
+  const auto share_tensor = [&](const at::Tensor& tensor) { ranks.broadcast(bytes_of(tensor)); };
   share(position.step);
   share(position.skipped_steps);
   share(position.data);

@@ -32,8 +32,8 @@ struct StepTime {
   [[nodiscard]] double total() const { return computing + network + stragglers; }
 };
 
-/// How much longer than the mean a rank's computing takes, as a standard deviation in relation to it: what
-/// scripts/bench ranks sees between equal ranks of one machine.
+/// How much longer than the mean a rank's computing takes, as a standard deviation in relation to it. An assumption for
+/// machines that are alike: none were at hand to measure it on.
 inline constexpr double kStepDeviation = 0.02;
 
 /// Of ranks that are alike, each on a link of its own; `stages` of them make a pipeline.

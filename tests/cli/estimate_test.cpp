@@ -26,10 +26,9 @@ std::vector<std::string> with_run(const Workspace& workspace, const std::string&
 
 /// peak_rss_bytes of each step.
 std::vector<double> peaks(const Workspace& workspace) {
-  std::ifstream metrics(workspace.path("run") + "/metrics.jsonl");
   std::vector<double> found;
-  for (std::string line; std::getline(metrics, line);)
-    found.push_back(nlohmann::json::parse(line).value("peak_rss_bytes", 0.0));
+  for (const auto& line : lines_of(workspace.path("run") + "/metrics.jsonl"))
+    found.push_back(line.value("peak_rss_bytes", 0.0));
   return found;
 }
 

@@ -13,13 +13,6 @@ namespace {
 
 using nlohmann::json;
 
-std::vector<json> lines_of(const std::string& file) {
-  std::vector<json> lines;
-  std::ifstream in(file);
-  for (std::string line; std::getline(in, line);) lines.push_back(json::parse(line));
-  return lines;
-}
-
 class ToldAsItGoes : public testing::Test {
  protected:
   std::string train(const std::string& run, const std::string& evaluation, int steps = 11) {

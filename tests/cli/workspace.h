@@ -36,6 +36,14 @@ inline nlohmann::json json_of(std::vector<std::string> arguments) {
   return value;
 }
 
+/// The JSON values of a file that has one on each line.
+inline std::vector<nlohmann::json> lines_of(const std::string& file) {
+  std::vector<nlohmann::json> lines;
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);) lines.push_back(nlohmann::json::parse(line));
+  return lines;
+}
+
 class Workspace {
  public:
   [[nodiscard]] std::string path(const std::string& name) const { return (scratch_.path() / name).string(); }

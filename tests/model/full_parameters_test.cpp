@@ -15,9 +15,9 @@
 namespace ossature {
 namespace {
 
+using testing::expect_gradients;
 using testing::ReferenceModel;
 using testing::ReferenceWeights;
-using testing::relative_error;
 using testing::same_bytes;
 using testing::small;
 using testing::Tensors;
@@ -56,14 +56,6 @@ struct FullModel {
   }
 };
 
-void expect_gradients(const FullModel& model, const ReferenceWeights& expected) {
-  for (const ParameterSpec& spec : model.parameters->specs()) {
-    const at::Tensor& wanted = expected.at(spec.name).grad();
-    ASSERT_GT(wanted.norm().item<double>(), 0.0) << spec.name;
-    EXPECT_LT(relative_error(model.parameters->tensor(spec.name).grad(), wanted), 1e-4) << spec.name;
-  }
-}
-
 TEST(FullParameters, GradientOfEveryWeightIsTheReferences) {
   const Batch batch;
   for (const bool recompute : {true, false}) {
@@ -76,7 +68,7 @@ TEST(FullParameters, GradientOfEveryWeightIsTheReferences) {
     options.kept_layers = recompute ? 0 : kAllLayers;
     const LossSum found = backpropagate(model.transformer, batch.rows(), options);
     EXPECT_NEAR(found.loss, expected.item<double>(), 1e-5 * found.loss);
-    expect_gradients(model, weights);
+    expect_gradients(*model.parameters, weights);
   }
 }
 
@@ -150,7 +142,7 @@ TEST(FullParameters, OnGridPassesSeeTheExportedWeights) {
   const LossSum found = backpropagate(model.transformer, batch.rows(), options);
   EXPECT_NEAR(found.loss, expected.item<double>(), 1e-5 * found.loss);
   EXPECT_NEAR(evaluate(model.transformer, batch.rows(), true).loss, expected.item<double>(), 1e-5 * found.loss);
-  expect_gradients(model, weights);
+  expect_gradients(*model.parameters, weights);
   const Transformer exported(packed, at::kFloat);
   EXPECT_NEAR(evaluate(exported, batch.rows()).loss, found.loss, 1e-5 * found.loss);
   EXPECT_GT(std::abs(evaluate(model.transformer, batch.rows(), false).loss - found.loss), 1e-3);

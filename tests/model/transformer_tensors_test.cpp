@@ -17,6 +17,7 @@
 namespace ossature {
 namespace {
 
+using testing::expect_gradients;
 using testing::Golden;
 using testing::ReferenceModel;
 using testing::ReferenceWeights;
@@ -56,14 +57,6 @@ bool all(const std::string&) {
   return true;
 }
 
-void expect_gradients(const Packed& model, const ReferenceWeights& expected) {
-  for (const ParameterSpec& spec : model.parameters->specs()) {
-    const at::Tensor& wanted = expected.at(spec.name).grad();
-    ASSERT_GT(wanted.norm().item<double>(), 0.0) << spec.name;
-    EXPECT_LT(relative_error(model.parameters->tensor(spec.name).grad(), wanted), 1e-4) << spec.name;
-  }
-}
-
 TEST(TransformerTensors, GradientsBesidePackedExpertsAreTheReferences) {
   const Golden golden(small(""));
   for (const std::int64_t kept : {std::int64_t{0}, kAllLayers}) {
@@ -73,7 +66,7 @@ TEST(TransformerTensors, GradientsBesidePackedExpertsAreTheReferences) {
     BackpropagationOptions options;
     options.kept_layers = kept;
     (void)backpropagate(model.transformer, golden.rows(), options);
-    expect_gradients(model, weights);
+    expect_gradients(*model.parameters, weights);
   }
 }
 
@@ -102,7 +95,7 @@ TEST(TransformerTensors, GradientsOfTheDivergenceFromATeacherAreTheReferences) {
   };
   const LossSum found = backpropagate(model.transformer, rows, options);
   EXPECT_NEAR(found.loss, expected.item<double>(), 1e-4 * found.loss);
-  expect_gradients(model, weights);
+  expect_gradients(*model.parameters, weights);
 }
 
 /// What lies below is not backpropagated, and what trains is found whatever it is.

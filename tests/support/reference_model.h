@@ -9,10 +9,13 @@
 #include <vector>
 
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 
 #include "model/backpropagation.h"
 #include "model/checkpoint.h"
 #include "model/config.h"
+#include "model/parameters.h"
+#include "tests/support/golden.h"
 
 namespace ossature::testing {
 
@@ -139,5 +142,15 @@ class ReferenceModel {
   const ModelConfig& config_;
   const ReferenceWeights& weights_;
 };
+
+/// The gradient of every parameter is the reference's of that name.
+inline void expect_gradients(const ParameterSet& parameters, const ReferenceWeights& expected) {
+  for (std::size_t i = 0; i < parameters.specs().size(); ++i) {
+    const std::string& name = parameters.specs()[i].name;
+    const at::Tensor& wanted = expected.at(name).grad();
+    ASSERT_GT(wanted.norm().item<double>(), 0.0) << name;
+    EXPECT_LT(relative_error(parameters.tensor(i).grad(), wanted), 1e-4) << name;
+  }
+}
 
 }  // namespace ossature::testing
