@@ -27,13 +27,10 @@ using nlohmann::json;
 constexpr double kLossNoise = 1e-7;
 constexpr double kValueNoise = 1e-5;
 
-std::vector<json> lines_of(const fs::path& run_dir, const std::string& key) {
-  std::vector<json> found;
-  std::ifstream file(run_dir / "metrics.jsonl");
-  for (std::string line; std::getline(file, line);) {
-    json object = json::parse(line);
-    if (object.contains(key)) found.push_back(std::move(object));
-  }
+/// Lines of metrics.jsonl that have `key`.
+std::vector<json> metrics_with(const fs::path& run_dir, const std::string& key) {
+  std::vector<json> found = lines_of(run_dir / "metrics.jsonl");
+  std::erase_if(found, [&](const json& line) { return !line.contains(key); });
   return found;
 }
 
@@ -60,10 +57,23 @@ std::vector<pid_t> ranks_with(const std::string& mark) {
   return found;
 }
 
+/// Seconds from `since` until no process has `mark`: a rank that the launcher has killed, or what it had started to
+/// read token files, may end a moment after the launcher has.
+double seconds_until_gone(const std::string& mark, Clock::time_point since) {
+  constexpr double kMost = 60.0;
+  double seconds = 0.0;
+  do {
+    const bool is_gone = ranks_with(mark).empty();
+    seconds = std::chrono::duration<double>(Clock::now() - since).count();
+    if (is_gone) return seconds;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  } while (seconds < kMost);
+  return kMost;
+}
+
 class RanksUnderMpi : public testing::Test {
  protected:
   void SetUp() override {
-    if (output_of({"--version"}).find("without MPI") != std::string::npos) GTEST_SKIP() << "built without MPI";
     auto config = nlohmann::json::parse(std::ifstream(workspace_.small_config()));
     config["num_hidden_layers"] = 4;
     config["layer_types"] = {"sliding_attention", "full_attention", "sliding_attention", "full_attention"};
@@ -91,7 +101,8 @@ class RanksUnderMpi : public testing::Test {
 
   /// Both runs did the same steps on the same tokens and came to the same, but for noise.
   void expect_same(const std::string& a, const std::string& b) const {
-    const std::vector<json> of_a = lines_of(workspace_.path(a), "loss"), of_b = lines_of(workspace_.path(b), "loss");
+    const std::vector<json> of_a = metrics_with(workspace_.path(a), "loss"),
+                            of_b = metrics_with(workspace_.path(b), "loss");
     ASSERT_EQ(of_a.size(), of_b.size());
     double largest = 0.0;
     for (std::size_t i = 0; i < of_a.size(); ++i) {
@@ -102,8 +113,8 @@ class RanksUnderMpi : public testing::Test {
     }
     EXPECT_LE(largest, kLossNoise);
     EXPECT_EQ(of_a.front().at("expert_tokens"), of_b.front().at("expert_tokens"));
-    const std::vector<json> validations = lines_of(workspace_.path(a), "validation_loss"),
-                            others = lines_of(workspace_.path(b), "validation_loss");
+    const std::vector<json> validations = metrics_with(workspace_.path(a), "validation_loss"),
+                            others = metrics_with(workspace_.path(b), "validation_loss");
     ASSERT_EQ(validations.size(), others.size());
     for (std::size_t i = 0; i < validations.size(); ++i) {
       EXPECT_EQ(validations[i].at("learned_tokens"), others[i].at("learned_tokens"));
@@ -134,7 +145,7 @@ TEST_F(RanksUnderMpi, TwoAndFourLearnWhatOneDoesAndTwiceTheSameBits) {
     ASSERT_EQ(result.exit_code, 0) << result.err;
     EXPECT_NE(result.err.find("in each of " + dir + " ranks"), std::string::npos) << result.err;
     expect_same("one", dir);
-    for (const json& line : lines_of(workspace_.path(dir), "loss")) {
+    for (const json& line : metrics_with(workspace_.path(dir), "loss")) {
       EXPECT_EQ(line.at("ranks").at("ranks"), ranks);
       EXPECT_LE(line.at("ranks").at("fastest_seconds"), line.at("ranks").at("slowest_seconds"));
     }
@@ -183,6 +194,7 @@ TEST_F(RanksUnderMpi, ARankThatIsKilledEndsAllAndOthersGoOn) {
   const auto seed = std::random_device{}();
   std::cout << "seed " << seed << "\n";
   std::mt19937 random(seed);
+  double longest = 0.0;
   for (int kills = 0; kills < 10;) {
     const int ranks = 2 + static_cast<int>(random() % 3);
     const std::string mark = "OSSATURE_RANKS_TEST=" + std::to_string(::getpid()) + "." + std::to_string(kills) + ".";
@@ -201,7 +213,6 @@ TEST_F(RanksUnderMpi, ARankThatIsKilledEndsAllAndOthersGoOn) {
     };
     const ProgramResult result =
         run_program({"train", recipe_, "output_dir=" + workspace_.path("killed"), "--resume"}, options);
-    const auto ended_at = Clock::now();
     if (killed_at == Clock::time_point{} || result.exit_code == 0) {  // the run was done before
       ASSERT_EQ(result.exit_code, 0) << result.err;
       expect_same("one", "killed");
@@ -210,9 +221,11 @@ TEST_F(RanksUnderMpi, ARankThatIsKilledEndsAllAndOthersGoOn) {
       continue;
     }
     ++kills;
-    EXPECT_LT(std::chrono::duration<double>(ended_at - killed_at).count(), 10.0);
-    EXPECT_TRUE(ranks_with(mark).empty());
+    const double seconds = seconds_until_gone(mark, killed_at);
+    EXPECT_LT(seconds, 10.0);
+    longest = std::max(longest, seconds);
   }
+  std::cout << "all ranks gone within " << longest << " s of each kill\n";
   ASSERT_EQ(run(2, "killed", {"--resume"}).exit_code, 0);
   expect_same("one", "killed");
 }
@@ -236,8 +249,7 @@ TEST_F(RanksUnderMpi, ARankThatFallsSilentEndsAll) {
   const ProgramResult result = run_program({"train", recipe_, "output_dir=" + run_dir}, options);
   EXPECT_EQ(result.exit_code, 6) << result.err;
   EXPECT_NE(result.err.find(" has not been heard of for 3 s; all ranks end"), std::string::npos) << result.err;
-  EXPECT_LT(std::chrono::duration<double>(Clock::now() - stopped_at).count(), 13.0);
-  EXPECT_TRUE(ranks_with(mark).empty());
+  EXPECT_LT(seconds_until_gone(mark, stopped_at), 13.0);
 }
 
 TEST_F(RanksUnderMpi, ASignalToOneRankLetsAllSaveAndEnd) {
