@@ -113,8 +113,13 @@ class Plan {
            for (std::int64_t e = 0; e < weight.num_experts(); ++e) {
              const ExpertWeight alone = expert(weight, part, e);
              const LowRank pair = pair_of(source, part, e);
-             const bool is_made = alone.is_packed() || pair.defined();
-             write_tensor(is_made ? stored_as(merge_expert(alone, pair, 0), dtype, source) : alone.dense, sink);
+             if (!alone.is_packed() && !pair.defined()) {
+               write_tensor(alone.dense, sink);
+             } else if (dtype == at::kBFloat16) {
+               write_tensor(merged_bfloat16(alone, pair, 0, source), sink);
+             } else {
+               write_tensor(stored_as(merge_expert(alone, pair, 0), {}, dtype, source), sink);
+             }
            }
            base_.release(source);
          }});
@@ -146,7 +151,7 @@ class Plan {
     if (const at::Tensor* replaced = replaced_tensor(replacements_, name)) return replaced->to(dtype);
     const LowRank pair = merger_.pair(name);
     const at::Tensor stored = base_.tensor(name);
-    return pair.defined() ? stored_as(merge(stored, pair), dtype, name) : stored.to(dtype);
+    return pair.defined() ? stored_as(merge(stored, pair), pair, dtype, name) : stored.to(dtype);
   }
 
   /// The pair of expert `e` alone, of the rows of `part`; undefined if there is none.

@@ -17,13 +17,18 @@ namespace ossature {
 [[nodiscard]] at::Tensor merged_blocks(const Mxfp4Tensor& base, const LowRank& pair, std::int64_t e,
                                        const std::string& name);
 
-/// Expert `e` of base + scale B A in bfloat16, [I, O] as transformers' bfloat16 layout has it. `pair` is of all
-/// experts, or undefined. Throws CheckpointError, which tells `name`, if a merged value is not finite in bfloat16.
+/// Expert `e` of base + scale B A in bfloat16 (balanced_rounding.h), [I, O] as transformers' bfloat16 layout has it.
+/// `pair` is of all experts, or undefined. Throws CheckpointError, which tells `name`, if a merged value is not finite
+/// in bfloat16.
 [[nodiscard]] at::Tensor merged_transposed(const ExpertWeight& base, const LowRank& pair, std::int64_t e,
                                            const std::string& name);
+/// The same values, [O, I] as a GGUF file has them. Each row is a function of the base's row, of A and of its row of B.
+[[nodiscard]] at::Tensor merged_bfloat16(const ExpertWeight& base, const LowRank& pair, std::int64_t e,
+                                         const std::string& name);
 
-/// A merged weight in the dtype that is stored. An adapter of finite values may still be too large for it: then a
-/// CheckpointError tells `name`.
-[[nodiscard]] at::Tensor stored_as(const at::Tensor& merged, at::ScalarType dtype, const std::string& name);
+/// The merge of a base and `pair` (float32 [O, I]) in the dtype that is stored; in bfloat16 by balanced_rounding.h. An
+/// adapter of finite values may still be too large for it: then a CheckpointError tells `name`.
+[[nodiscard]] at::Tensor stored_as(const at::Tensor& merged, const LowRank& pair, at::ScalarType dtype,
+                                   const std::string& name);
 
 }  // namespace ossature

@@ -299,11 +299,16 @@ void mxfp4_decode_rows(const std::uint8_t* blocks, const std::uint8_t* scales, s
 void mxfp4_decode_row_pairs(const std::uint8_t* blocks, const std::uint8_t* scales, std::int64_t first,
                             std::int64_t rows, std::int64_t num_blocks, std::int64_t first_block,
                             std::int64_t block_count, std::uint16_t* out) {
+  // Weights lie in a file at any multiple of 8, so a piece may reach into a second line.
+  const auto last_byte = block_count * kMxfp4BlockBytes - 1;
   for (auto row = first; row < first + rows; row += 2) {
     const auto upper = row * num_blocks + first_block, lower = upper + num_blocks;
     if (row + kRowsAhead + 1 < first + rows) {
-      __builtin_prefetch(blocks + (upper + kRowsAhead * num_blocks) * kMxfp4BlockBytes);
-      __builtin_prefetch(blocks + (lower + kRowsAhead * num_blocks) * kMxfp4BlockBytes);
+      for (const auto block : {upper, lower}) {
+        const std::uint8_t* ahead = blocks + (block + kRowsAhead * num_blocks) * kMxfp4BlockBytes;
+        __builtin_prefetch(ahead);
+        __builtin_prefetch(ahead + last_byte);
+      }
     }
     decode_pairs(blocks + upper * kMxfp4BlockBytes, blocks + lower * kMxfp4BlockBytes, scales + upper, scales + lower,
                  block_count, out);

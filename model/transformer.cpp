@@ -1,5 +1,6 @@
 #include "model/transformer.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 
@@ -14,6 +15,10 @@ namespace {
 enum Place : std::uint64_t { kQ, kK, kV, kO, kRouter, kExperts };
 constexpr std::uint64_t kPlacesPerLayer = 8;
 
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+/// Bytes that the first touch of a mapped page may make resident: a huge page of x86-64.
+constexpr std::int64_t kLargestMappedPiece = 2 << 20;
+
 DropoutKey key_at(const Pass& pass, std::int64_t layer, Place place) {
   return {pass.dropout_seed, static_cast<std::uint64_t>(layer) * kPlacesPerLayer + place};
 }
@@ -21,7 +26,7 @@ DropoutKey key_at(const Pass& pass, std::int64_t layer, Place place) {
 }  // namespace
 
 Transformer::Transformer(const Checkpoint& checkpoint, at::ScalarType dtype, at::Device device)
-    : config_(checkpoint.config()), dtype_(dtype), device_(device) {
+    : config_(checkpoint.config()), dtype_(dtype), device_(device), checkpoint_(checkpoint) {
   const auto get = [&](const std::string& name) { return checkpoint.tensor(name).to(device); };
   const auto linear = [&](const std::string& name) { return Linear{get(name + ".weight"), get(name + ".bias"), {}}; };
   const auto expert_weight = [&](const std::string& name) {
@@ -31,7 +36,9 @@ Transformer::Transformer(const Checkpoint& checkpoint, at::ScalarType dtype, at:
     }
     return weight;
   };
-  embed_tokens = get("model.embed_tokens.weight");
+  embed_tokens = get(kEmbedding);
+  const bool is_large = static_cast<std::int64_t>(embed_tokens.nbytes()) > kMappedEmbeddingBytes;
+  mapped_embedding_ = device.is_cpu() && is_large ? embed_tokens.const_data_ptr() : nullptr;
   norm = get("model.norm.weight");
   lm_head = get("lm_head.weight");
   for (std::int64_t n = 0; n < config_.num_hidden_layers; ++n) {
@@ -59,7 +66,17 @@ double Transformer::attention_scale() const {
 }
 
 at::Tensor Transformer::embed(const at::Tensor& tokens) const {
-  return at::embedding(embed_tokens, tokens).to(at::kFloat);
+  // A trained embedding is a copy, which is no mapping.
+  if (embed_tokens.const_data_ptr() != mapped_embedding_) return at::embedding(embed_tokens, tokens).to(at::kFloat);
+  constexpr std::int64_t kRows = kMappedEmbeddingBytes / kLargestMappedPiece;
+  const auto count = tokens.size(0);
+  at::Tensor x = at::empty({count, config_.hidden_size}, at::kFloat);
+  for (std::int64_t first = 0; first < count; first += kRows) {
+    const auto rows = std::min(kRows, count - first);
+    x.narrow(0, first, rows).copy_(at::embedding(embed_tokens, tokens.narrow(0, first, rows)));
+    checkpoint_.release(kEmbedding);
+  }
+  return x;
 }
 
 Transformer::Projected Transformer::project(std::int64_t n, const at::Tensor& x, const Pass& pass) const {

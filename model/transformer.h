@@ -43,6 +43,10 @@ struct KeyValue {
   at::Tensor value;  // the same
 };
 
+/// The first touch of a page makes resident all that the page cache holds in one piece around it, up to 2 MiB: a few
+/// hundred tokens' rows would be the whole of a vocabulary's gigabyte.
+inline constexpr std::int64_t kMappedEmbeddingBytes = 64 << 20;
+
 class Transformer {
  public:
   /// Takes the tensors of `checkpoint` without copying them (on another device than the CPU they are copied there,
@@ -60,7 +64,8 @@ class Transformer {
   at::Tensor norm;          // [H]
   at::Tensor lm_head;       // [V, H]
 
-  /// tokens int64 [T] -> [T, H]. Differentiable where embed_tokens requires it.
+  /// tokens int64 [T] -> [T, H]. Differentiable where embed_tokens requires it. Of a mapped embedding that is larger,
+  /// about kMappedEmbeddingBytes are resident meanwhile and none of it afterwards.
   [[nodiscard]] at::Tensor embed(const at::Tensor& tokens) const;
 
   /// Runs layer `n` on x [T, H]. Differentiable. `key_value`, when given, receives the layer's keys and values.
@@ -95,6 +100,8 @@ class Transformer {
   at::ScalarType dtype_;
   at::Device device_;
   std::vector<Layer> layers_;
+  Checkpoint checkpoint_;
+  const void* mapped_embedding_ = nullptr;  // the rows of the checkpoint's file, if they are many
 };
 
 }  // namespace ossature

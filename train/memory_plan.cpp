@@ -1,15 +1,13 @@
 #include "train/memory_plan.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <fstream>
 #include <iomanip>
 #include <limits>
 #include <sstream>
-#include <vector>
 
-#include "data/token_file.h"
 #include "model/head.h"
+#include "model/transformer.h"
 #include "train/optimizer.h"
 
 namespace ossature {
@@ -18,10 +16,6 @@ namespace {
 /// LibTorch's and our own code, half of it, and data, pools of memory, the loader: measured on the embedded model and
 /// on gpt-oss-20b's shape.
 constexpr std::int64_t kProgramBytes = 230'000'000;
-/// What Linux maps around a page that is read for the first time: the system's default for fault_around_bytes.
-constexpr std::int64_t kMappedAround = 65536;
-/// Tokens of each training file that are looked at.
-constexpr std::int64_t kTokensLookedAt = 1 << 20;
 /// What a chat's beginning takes beside the text of a prompt: some 60, of gpt-oss's tokenizer and of the embedded
 /// model's.
 constexpr std::int64_t kHarmonyTokens = 64;
@@ -72,30 +66,6 @@ std::int64_t reply_bytes(const Recipe& recipe, const ModelConfig& model) {
          std::max(prompt * (2 * token.input + token.kept + token.working), past) + 4 * model.vocab_size;
 }
 
-/// How much of the embedding's rows a run maps: those of its tokens, and what lies around them. All of it where the
-/// training files are not there yet.
-std::int64_t embedding_bytes_read(const Recipe& recipe, const ModelConfig& model) {
-  const auto row_bytes = 2 * model.hidden_size, all = model.vocab_size * row_bytes;
-  const auto tokens_per_step =
-      recipe.data.sequence_length * recipe.train.micro_batch_size * recipe.train.gradient_accumulation_steps;
-  std::vector<bool> mapped(static_cast<std::size_t>(all / kMappedAround + 1));
-  for (const TrainingFile& file : recipe.data.train) {
-    if (!std::filesystem::exists(file.path)) return all;
-    const TokenFileReader reader(file.path);
-    auto count = std::min(reader.num_tokens(), kTokensLookedAt);
-    if (recipe.train.max_steps) count = std::min(count, *recipe.train.max_steps * tokens_per_step);
-    std::vector<std::int32_t> tokens(static_cast<std::size_t>(count));
-    reader.read_tokens(0, tokens);
-    for (const auto token : tokens) {
-      if (token < 0 || token >= model.vocab_size) continue;  // for the trainer to say
-      const auto first = token * row_bytes, last = first + row_bytes - 1;
-      mapped[static_cast<std::size_t>(first / kMappedAround)] = mapped[static_cast<std::size_t>(last / kMappedAround)] =
-          true;
-    }
-  }
-  return std::min(all, std::count(mapped.begin(), mapped.end(), true) * kMappedAround);
-}
-
 /// Bytes of `field` of a file of "Name: value kB" lines; no more than can be had if there is none.
 std::int64_t kilobytes(const char* path, const std::string& field) {
   std::ifstream file(path);
@@ -131,7 +101,7 @@ MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std
     needs.num_layers = stage->end_layer - stage->first_layer;
     needs.weights = needs.num_layers * needs.layer_weights + (stage->is_last ? embedding : 0);
   }
-  if (stage == nullptr || stage->is_first) needs.weights += embedding_bytes_read(recipe, model);
+  if (stage == nullptr || stage->is_first) needs.weights += std::min(embedding, kMappedEmbeddingBytes);
   const TrainedBytes trained = trained_bytes(num_trained, recipe.train.optimizer_state);
   needs.trained = trained.total() + (recipe.evaluation.keeps_best() ? trained.values : 0);  // the best values
   if (recipe.train.mode == TrainMode::kFull) needs.weights = 0;  // copied into the trained parameters
@@ -196,7 +166,7 @@ MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int6
     const auto most = pipelined > 0 ? pipelined : recipe.train.gradient_accumulation_steps;
     plan.micro_batches_together = std::min(most, 1 + room / one_more);
   }
-  if (!plan.pages && recipe.train.recompute == Recompute::kAuto) {
+  if (recipe.train.recompute == Recompute::kAuto) {
     plan.kept_layers = needs.num_layers;
     while (plan.kept_layers > 0 && plan.resident() > limit) --plan.kept_layers;
   }

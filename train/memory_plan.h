@@ -1,5 +1,5 @@
 // What a run needs in memory, and how it keeps within what it may use: layers whose activations are kept run once, the
-// others run again in the backward pass; weights that do not fit beside that are read layer by layer as they are used.
+// others run again in the backward pass; weights that do not fit are read layer by layer as they are used.
 #pragma once
 
 #include <cstdint>
@@ -53,8 +53,8 @@ struct MemoryPlan {
   [[nodiscard]] std::int64_t of_a_step() const;
 };
 
-/// train.recompute auto keeps as many layers' activations as `limit` allows beside all weights. Where not even the
-/// weights fit, none are kept, and as many of a step's micro-batches go together as fit.
+/// Where not even the weights fit, as many of a step's micro-batches go together as there is room for. train.recompute
+/// auto keeps as many layers' activations as `limit` allows beside that.
 ///
 /// `pipelined`: in a stage of a pipeline, the micro-batches of a step, else 0. As many as fit are under way at once,
 /// since stages wait for each other at the beginning and at the end of each such group; activations have what is left.

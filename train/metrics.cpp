@@ -31,6 +31,7 @@ void MetricsLog::write(const StepMetrics& metrics) {
                {"learned_tokens", metrics.learned_tokens},
                {"tokens_per_second", metrics.tokens_per_second()},
                {"seconds", metrics.seconds},
+               {"bookkeeping_seconds", metrics.bookkeeping_seconds},
                {"peak_rss_bytes", metrics.peak_rss_bytes}};
   if (!metrics.grad_norms.empty()) line["grad_norms"] = metrics.grad_norms;
   if (!metrics.adapter_norms.empty()) line["adapter_norms"] = metrics.adapter_norms;

@@ -34,6 +34,7 @@ struct StepMetrics {
   std::int64_t tokens = 0;                                    // computed in the step
   std::int64_t learned_tokens = 0;                            // of these, targets with a weight
   double seconds = 0;                                         // wall-clock time of the step
+  double bookkeeping_seconds = 0;                             // since the last step's; see train/README.md
   std::int64_t peak_rss_bytes = 0;                            // of the process so far
   std::map<std::string, double> grad_norms = {};              // grad_norm by group of targets
   std::map<std::string, double> adapter_norms = {};           // of the deltas after the step, where measured

@@ -97,9 +97,10 @@ RunHistory read_run_history(const std::filesystem::path& run_dir) {
     } else if (line.contains("loss")) {
       history.steps.push_back({step, log_number(line, "loss"), log_number(line, "learning_rate"),
                                log_number(line, "grad_norm"), log_count(line, "tokens"), learned, seconds,
-                               log_count(line, "peak_rss_bytes"), numbers<double>(line, "grad_norms"),
-                               numbers<double>(line, "adapter_norms"), numbers<std::int64_t>(line, "channel_tokens"),
-                               list<double>(line, "router_load"), rows(line, "expert_tokens")});
+                               log_number(line, "bookkeeping_seconds", 0.0), log_count(line, "peak_rss_bytes"),
+                               numbers<double>(line, "grad_norms"), numbers<double>(line, "adapter_norms"),
+                               numbers<std::int64_t>(line, "channel_tokens"), list<double>(line, "router_load"),
+                               rows(line, "expert_tokens")});
     }
   });
   return history;

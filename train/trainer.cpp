@@ -2,10 +2,12 @@
 
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <iomanip>
 #include <iostream>
 #include <limits>
 #include <memory>
+#include <utility>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -119,12 +121,14 @@ class Run {
     }
     if (position_.step == 0) evaluate_now();
     while (position_.step < total_steps_ && !stopped_early_) {
-      if (const auto metrics = step()) record_.write(*metrics, seconds_left(metrics->seconds));
+      if (const auto metrics = step()) keep_books([&] { record_.write(*metrics, seconds_left(metrics->seconds)); });
 
       const bool is_last = position_.step == total_steps_;
       if (is_last || is_due(recipe_.evaluation.every_steps)) evaluate_now();
-      if (is_due(recipe_.checkpoint.every_steps)) save();
-      if (freed_memory_.should_go(position_.step, read_memory_use().rss_bytes)) return_freed_memory();
+      keep_books([&] {
+        if (is_due(recipe_.checkpoint.every_steps)) save();
+        if (freed_memory_.should_go(position_.step, read_memory_use().rss_bytes)) return_freed_memory();
+      });
       if (is_interrupted()) {
         save();
         throw InterruptedError("interrupted after step " + std::to_string(position_.step) + "; go on with --resume");
@@ -166,8 +170,10 @@ class Run {
     bool is_finite = std::isfinite(metrics.loss);
     try {
       if (is_finite) {
-        metrics.grad_norms = gradient_norms(model_.parameters());
-        for (auto& [group, norm] : metrics.grad_norms) norm /= sum.weight;
+        keep_books([&] {
+          metrics.grad_norms = gradient_norms(model_.parameters());
+          for (auto& [group, norm] : metrics.grad_norms) norm /= sum.weight;
+        });
         metrics.grad_norm = optimizer_.step(metrics.learning_rate, sum.weight);
       }
     } catch (const NonFiniteError&) {
@@ -180,14 +186,16 @@ class Run {
     }
     position_.step += 1;
     position_.data = after;
-    metrics.router_load = sums.router_load.largest_over_mean();
-    if (position_.step % kDetailsEvery == 1) {
+    keep_books([&] {
+      metrics.router_load = sums.router_load.largest_over_mean();
+      if (position_.step % kDetailsEvery != 1) return;
       metrics.expert_tokens = sums.router_load.tokens();
       if (model_.lora() != nullptr) metrics.adapter_norms = adapter_norms(*model_.lora());
-    }
+    });
     if (ranks_.size() > 1) metrics.ranks = rank_times(sums);
     metrics.step = position_.step;
     metrics.seconds = seconds_since(start);
+    metrics.bookkeeping_seconds = std::exchange(bookkeeping_seconds_, 0.0);
     metrics.peak_rss_bytes = read_memory_use().peak_rss_bytes;
     training_seconds_ += metrics.seconds;
     ++steps_here_;
@@ -219,6 +227,13 @@ class Run {
     position_.data = after;
     skipped.seconds = seconds_since(start);
     record_.write(skipped);
+  }
+
+  /// Counts the time of what tells of the run or keeps it, and teaches the model nothing.
+  void keep_books(const std::function<void()>& work) {
+    const auto start = Clock::now();
+    work();
+    bookkeeping_seconds_ += seconds_since(start);
   }
 
   /// The validation and the sample replies that are due after a step, or before the first.
@@ -339,6 +354,7 @@ class Run {
   std::optional<std::int64_t> saved_step_;  // of the newest checkpoint
   bool stopped_early_ = false;
   double training_seconds_ = 0.0;
+  double bookkeeping_seconds_ = 0.0;  // since they were last written down
   std::int64_t steps_here_ = 0;
 };
 

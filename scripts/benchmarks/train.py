@@ -53,7 +53,10 @@ def ossature(options, data, threads, model=None):
         ran = process.run([options.program, "train", path, *given], cores=threads)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line for line in lines if "loss" in line]
-    return result(options, ran, [line["loss"] for line in steps], [line["seconds"] for line in steps], ran.peak_bytes)
+    made = result(options, ran, [line["loss"] for line in steps], [line["seconds"] for line in steps], ran.peak_bytes)
+    later = steps[1:] or steps
+    made["bookkeeping_share"] = sum(line["bookkeeping_seconds"] for line in later) / sum(line["seconds"] for line in later)
+    return made
 
 
 def initial_adapter(data):
@@ -77,7 +80,7 @@ def transformers(options, data, tokens):
 
 
 def result(options, ran, losses, seconds, peak):
-    later = seconds[1:]
+    later = seconds[1:] or seconds
     return {
         "losses": losses, "seconds": seconds, "tokens_per_second": options.tokens * len(later) / sum(later), "peak_bytes": peak,
         "others_share": ran.others_share,
@@ -138,6 +141,7 @@ def summary(options, runs):
                 "last_loss": runs[name][0]["losses"][-1],
             }
     made["roofline_gflop_per_second"] = statistics.median(runs["roofline"])
+    made["bookkeeping_share"] = statistics.median(each["bookkeeping_share"] for each in runs["ossature"])
     made["others_share"] = max(each["others_share"] for name in runs if name.startswith(("ossature", "peer")) for each in runs[name])
     if runs["peer"]:
         made["peer"]["training_peak_bytes"] = max(each["training_peak_bytes"] for each in runs["peer"])
@@ -170,6 +174,7 @@ def show(options, made):
                   f"{row['first_step_seconds']:14.1f}{row['peak_bytes'] / 1e6:9.0f}{row['first_loss']:12.4f}{row['last_loss']:11.4f}")
     products = "LibTorch's products"
     print(f"{products:32}{'':10}{made['roofline_gflop_per_second']:9.0f}")
+    print(f"norms, counts, metrics, events and checkpoints took ossature train {made['bookkeeping_share']:.2%} of the time of its steps")
     print(f"other processes used at most {made['others_share']:.0%} of the cores during a run")
     if "peer" in made:
         print(f"ratio {made['rate_ratio']:.2f} in tokens/s, {made['memory_ratio']:.3f} in peak memory; the peer's peak while it trains "

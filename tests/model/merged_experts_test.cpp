@@ -60,7 +60,9 @@ TEST(MergedExperts, TransposedIsTheMergeInBfloat16) {
       const at::Tensor found = merged_transposed(base, pair, e, "x"), wanted = merged(base, pair, e).t();
       ASSERT_EQ(found.sizes(), wanted.sizes());
       EXPECT_TRUE(found.is_contiguous());
-      EXPECT_TRUE(at::allclose(found.to(at::kDouble), wanted, 1.0 / 256, 1e-6));
+      // One of the two values next to it: balanced_rounding_test has what this is good for.
+      EXPECT_TRUE(at::allclose(found.to(at::kDouble), wanted, 1.0 / 128, 1e-6));
+      EXPECT_TRUE(at::equal(merged_bfloat16(base, pair, e, "x"), found.t()));
       const at::Tensor plain = base.is_packed() ? mxfp4_decode_expert(packed, e, at::kBFloat16) : dense[e];
       EXPECT_TRUE(at::equal(merged_transposed(base, {}, e, "x"), plain.t()));
     }

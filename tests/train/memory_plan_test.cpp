@@ -56,17 +56,32 @@ TEST(MemoryPlan, WhatTheRecipeSaysHolds) {
 
 TEST(MemoryPlan, WeightsThatDoNotFitAreReadOnceForManyMicroBatches) {
   const std::int64_t one = kHeld + 2 * 1'000;
-  for (const auto& [limit, together] : {std::pair<std::int64_t, std::int64_t>{1, 1},
-                                        {one, 1},
-                                        {one + 39, 1},
-                                        {one + 40, 2},
-                                        {one + 120, 4},
-                                        {4'000 + kHeld - 1, 5}}) {
+  for (const auto recompute : {Recompute::kAuto, Recompute::kOn}) {
+    for (const auto& [limit, together] : {std::pair<std::int64_t, std::int64_t>{1, 1},
+                                          {one, 1},
+                                          {one + 39, 1},
+                                          {one + 40, 2},
+                                          {one + 120, 4},
+                                          {one + 160, 5}}) {
+      const MemoryPlan plan = plan_memory(recipe(recompute, 5), needs(), limit);
+      EXPECT_TRUE(plan.pages);
+      EXPECT_EQ(plan.kept_layers, 0);
+      EXPECT_EQ(plan.micro_batches_together, together) << limit;
+      EXPECT_EQ(plan.resident(), one + (together - 1) * 40);
+    }
+  }
+}
+
+TEST(MemoryPlan, WhatRoomThereIsBesideThoseKeepsLayers) {
+  const std::int64_t five = kHeld + 2 * 1'000 + 4 * 40;
+  for (const auto& [limit, kept] :
+       {std::pair<std::int64_t, std::int64_t>{five + 499, 0}, {five + 500, 1}, {five + 1'200, 2}}) {
     const MemoryPlan plan = plan_memory(recipe(Recompute::kAuto, 5), needs(), limit);
     EXPECT_TRUE(plan.pages);
-    EXPECT_EQ(plan.kept_layers, 0);
-    EXPECT_EQ(plan.micro_batches_together, together) << limit;
-    EXPECT_EQ(plan.resident(), one + (together - 1) * 40);
+    EXPECT_EQ(plan.micro_batches_together, 5);
+    EXPECT_EQ(plan.kept_layers, kept) << limit;
+    EXPECT_EQ(plan.resident(), five + kept * 500);
+    EXPECT_EQ(plan_memory(recipe(Recompute::kOn, 5), needs(), limit).kept_layers, 0);
   }
 }
 

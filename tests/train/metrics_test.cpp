@@ -37,6 +37,7 @@ StepMetrics step(std::int64_t number) {
           .tokens = 300,
           .learned_tokens = 70,
           .seconds = 1.5,
+          .bookkeeping_seconds = 0.25,
           .peak_rss_bytes = 3'000'000'000};
 }
 
@@ -46,7 +47,8 @@ TEST_F(Metrics, LinesHoldTheDocumentedKeysExactly) {
   log.write(ValidationMetrics{.step = 1, .validation_loss = 2.5, .learned_tokens = 9, .seconds = 0.5});
   EXPECT_EQ(read_bytes(dir_ / "run/metrics.jsonl"),
             "{\"step\":1,\"loss\":0.30000000000000004,\"learning_rate\":0.0001,\"grad_norm\":2.5,\"tokens\":300,"
-            "\"learned_tokens\":70,\"tokens_per_second\":200.0,\"seconds\":1.5,\"peak_rss_bytes\":3000000000}\n"
+            "\"learned_tokens\":70,\"tokens_per_second\":200.0,\"seconds\":1.5,\"bookkeeping_seconds\":0.25,\"peak_rss_"
+            "bytes\":3000000000}\n"
             "{\"step\":1,\"validation_loss\":2.5,\"learned_tokens\":9,\"seconds\":0.5}\n");
 }
 

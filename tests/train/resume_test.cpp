@@ -19,7 +19,7 @@ std::vector<json> decided(const fs::path& run_dir) {
   std::ifstream file(run_dir / "metrics.jsonl");
   for (std::string line; std::getline(file, line);) {
     json& object = lines.emplace_back(json::parse(line));
-    for (const char* key : {"seconds", "tokens_per_second", "peak_rss_bytes"}) object.erase(key);
+    for (const char* key : {"seconds", "bookkeeping_seconds", "tokens_per_second", "peak_rss_bytes"}) object.erase(key);
   }
   return lines;
 }

@@ -23,6 +23,7 @@ TEST(RunHistory, IsWhatMetricsWrote) {
                           .tokens = 300,
                           .learned_tokens = 70,
                           .seconds = 1.5,
+                          .bookkeeping_seconds = 0.25,
                           .peak_rss_bytes = 3'000,
                           .grad_norms = {{"q_proj", 0.5}},
                           .adapter_norms = {{"q_proj", 0.25}},
@@ -41,6 +42,7 @@ TEST(RunHistory, IsWhatMetricsWrote) {
   EXPECT_EQ(step.grad_norm, 2.5);
   EXPECT_EQ(step.tokens_per_second(), 200.0);
   EXPECT_EQ(step.learned_tokens, 70);
+  EXPECT_EQ(step.bookkeeping_seconds, 0.25);
   EXPECT_EQ(step.peak_rss_bytes, 3'000);
   EXPECT_EQ(step.grad_norms, (std::map<std::string, double>{{"q_proj", 0.5}}));
   EXPECT_EQ(step.adapter_norms, (std::map<std::string, double>{{"q_proj", 0.25}}));

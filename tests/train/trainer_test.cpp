@@ -54,7 +54,7 @@ TEST_F(Trainer, MetricsOfEveryStep) {
   ASSERT_EQ(lines.size(), 5u);
   const std::set<std::string> documented = {"step",           "loss",       "learning_rate",     "grad_norm",
                                             "tokens",         "seconds",    "tokens_per_second", "peak_rss_bytes",
-                                            "learned_tokens", "grad_norms", "router_load"};
+                                            "learned_tokens", "grad_norms", "router_load",       "bookkeeping_seconds"};
   const std::vector<TokenSample> samples = random_samples(6, 1);
   for (std::size_t i = 0; i < lines.size(); ++i) {
     std::set<std::string> keys;
@@ -69,6 +69,8 @@ TEST_F(Trainer, MetricsOfEveryStep) {
     EXPECT_EQ(lines[i]["learned_tokens"], learned);
     EXPECT_DOUBLE_EQ(lines[i]["learning_rate"].get<double>(), 1e-2 * (1.0 - static_cast<double>(i) / 5.0));
     EXPECT_GT(lines[i]["grad_norm"].get<double>(), 0.0);
+    EXPECT_GT(lines[i]["bookkeeping_seconds"].get<double>(), 0.0);
+    EXPECT_LT(lines[i]["bookkeeping_seconds"].get<double>(), 60.0);
     EXPECT_GT(lines[i]["peak_rss_bytes"].get<std::int64_t>(), 1'000'000);
   }
   // The first step's loss is the untrained model's on the first sample.

@@ -1,0 +1,162 @@
+#include "model/balanced_rounding.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+
+#include "model/vector_math.h"
+
+namespace ossature {
+namespace {
+
+constexpr std::int64_t kLanes = 16;  // rows that are worked on together
+constexpr std::int64_t kTile = 16;   // columns that are fetched together
+
+/// lambda in units of the mean |q_j|^2: it breaks ties towards the nearest value, and costs some of the gain when it is
+/// large (of an adapter that moved experts by 0.31 %: 0.1 up to 3 thousandths, 10 up to 3 percent).
+constexpr double kNearestWeight = 0.01;
+/// A row of A of which less than this is left beside the others is a combination of them.
+constexpr double kDependent = 1e-6;
+
+/// The finite values are below.
+constexpr std::uint32_t kInfinity = 0x7f800000, kMagnitude = 0x7fffffff;
+
+struct Rows {
+  const float* values;  // [lanes, columns]
+  std::int64_t lanes;   // at most kLanes
+  std::int64_t columns, rank;
+  const float* basis;   // [columns, rank]
+  const float* weight;  // [columns]
+  float* sums;          // [rank, kLanes], s
+  std::uint16_t* out;
+  std::int64_t row_stride, column_stride;
+};
+
+struct RoundRows {
+  /// Returns the largest magnitude of a result, as bits.
+  OSSATURE_INLINE static std::uint32_t run(const Rows& rows) {
+    alignas(64) float tile[kTile][kLanes] = {}, along[kLanes], error[kLanes];
+    alignas(64) std::uint32_t result[kLanes];
+    std::uint32_t largest = 0;
+    for (std::int64_t first = 0; first < rows.columns; first += kTile) {
+      const auto width = std::min(kTile, rows.columns - first);
+      for (std::int64_t lane = 0; lane < rows.lanes; ++lane) {
+        const float* from = rows.values + lane * rows.columns + first;
+        for (std::int64_t j = 0; j < width; ++j) tile[j][lane] = from[j];
+      }
+      for (std::int64_t j = 0; j < width; ++j) {
+        const float* q = rows.basis + (first + j) * rows.rank;
+        std::fill(along, along + kLanes, 0.0f);
+        for (std::int64_t k = 0; k < rows.rank; ++k) {
+          const float* sum = rows.sums + k * kLanes;
+#pragma omp simd
+          for (std::int64_t l = 0; l < kLanes; ++l) along[l] += sum[l] * q[k];
+        }
+        const float weight = rows.weight[first + j];
+#pragma omp simd
+        for (std::int64_t l = 0; l < kLanes; ++l) {
+          const float wanted = tile[j][l];
+          const auto bits = std::bit_cast<std::uint32_t>(wanted);
+          const std::uint32_t lower = bits & 0xffff0000u;  // of magnitude
+          const std::uint32_t upper = lower + ((bits & 0xffffu) != 0u ? 0x10000u : 0u);
+          const float below = std::bit_cast<float>(lower) - wanted, above = std::bit_cast<float>(upper) - wanted;
+          const float cost_below = below * (2.0f * along[l] + below * weight);
+          const float cost_above = above * (2.0f * along[l] + above * weight);
+          const bool takes_upper = cost_above < cost_below;  // never where that is infinite
+          error[l] = takes_upper ? above : below;
+          result[l] = takes_upper ? upper : lower;
+        }
+        for (std::int64_t k = 0; k < rows.rank; ++k) {
+          float* sum = rows.sums + k * kLanes;
+#pragma omp simd
+          for (std::int64_t l = 0; l < kLanes; ++l) sum[l] += error[l] * q[k];
+        }
+        std::uint16_t* to = rows.out + (first + j) * rows.column_stride;
+        for (std::int64_t lane = 0; lane < rows.lanes; ++lane) {
+          largest = std::max(largest, result[lane] & kMagnitude);
+          to[lane * rows.row_stride] = static_cast<std::uint16_t>(result[lane] >> 16);
+        }
+      }
+    }
+    return largest;
+  }
+};
+
+double dot(const std::vector<double>& a, const std::vector<double>& b) {
+  double sum = 0.0;
+  for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
+  return sum;
+}
+
+/// Rows of `a` [r, I] made orthonormal by Gram-Schmidt, each twice.
+std::vector<std::vector<double>> orthonormal_rows(const at::Tensor& a) {
+  const at::Tensor rows = a.detach().to(at::kCPU, at::kDouble).contiguous();
+  const auto columns = static_cast<std::size_t>(rows.size(1));
+  const double* values = rows.const_data_ptr<double>();
+  std::vector<std::vector<double>> basis;
+  for (std::int64_t k = 0; k < rows.size(0); ++k, values += columns) {
+    std::vector<double> row(values, values + columns);
+    const double length = std::sqrt(dot(row, row));
+    for (int pass = 0; pass < 2; ++pass) {
+      for (const std::vector<double>& other : basis) {
+        const double part = dot(row, other);
+        for (std::size_t i = 0; i < columns; ++i) row[i] -= part * other[i];
+      }
+    }
+    const double left = std::sqrt(dot(row, row));
+    if (!(left > kDependent * length)) continue;
+    for (double& value : row) value /= left;
+    basis.push_back(std::move(row));
+  }
+  return basis;
+}
+
+}  // namespace
+
+BalancedRounding::BalancedRounding(const at::Tensor& a) : columns_(a.size(1)) {
+  const std::vector<std::vector<double>> rows = orthonormal_rows(a);
+  rank_ = std::ssize(rows);
+  const double nearest = kNearestWeight * static_cast<double>(std::max<std::int64_t>(rank_, 1)) /
+                         static_cast<double>(std::max<std::int64_t>(columns_, 1));
+  for (std::size_t i = 0; i < static_cast<std::size_t>(columns_); ++i) {
+    double square = 0.0;
+    for (const std::vector<double>& row : rows) {
+      basis_.push_back(static_cast<float>(row[i]));
+      square += row[i] * row[i];
+    }
+    weight_.push_back(static_cast<float>(square + nearest));
+  }
+}
+
+bool BalancedRounding::round(const float* rows, std::int64_t count, std::uint16_t* out, std::int64_t row_stride,
+                             std::int64_t column_stride) const {
+  std::vector<float> sums(static_cast<std::size_t>(rank_ * kLanes));
+  std::uint32_t largest = 0;
+  for (std::int64_t first = 0; first < count; first += kLanes) {
+    std::fill(sums.begin(), sums.end(), 0.0f);
+    largest =
+        std::max(largest, vector_math::run_fastest<RoundRows>(Rows{
+                              rows + first * columns_, std::min(kLanes, count - first), columns_, rank_, basis_.data(),
+                              weight_.data(), sums.data(), out + first * row_stride, row_stride, column_stride}));
+  }
+  return largest < kInfinity;
+}
+
+at::Tensor balanced_bfloat16(const at::Tensor& merged, const LowRank& pair) {
+  const at::Tensor rows = merged.contiguous();
+  const auto out = rows.size(0), columns = rows.size(1);
+  at::Tensor result = at::empty({out, columns}, at::kBFloat16);
+  const BalancedRounding rounding(pair.a);
+  const float* values = rows.const_data_ptr<float>();
+  auto* bits = static_cast<std::uint16_t*>(result.data_ptr());
+  at::parallel_for(0, (out + kLanes - 1) / kLanes, 1, [&](std::int64_t begin, std::int64_t end) {
+    const auto first = begin * kLanes, count = std::min(out, end * kLanes) - first;
+    (void)rounding.round(values + first * columns, count, bits + first * columns, columns, 1);
+  });
+  return result;
+}
+
+}  // namespace ossature
