@@ -6,8 +6,9 @@
 //   e_j = argmin |s + e q_j|^2 + lambda e^2,   s = sum of e_i q_i over the columns before,   q_j a column of Q
 //
 // Q [r, I] are A's rows made orthonormal. It is a sigma-delta modulator of r dimensions: s stays of the size of one
-// step, so of q = w0 + d + e the gain along d = b A, 1 + (e A^T) b^T / |d|^2, is 1, whatever the inputs are, and each
-// value is still one of the two next to the exact one. Values on the grid stay. Needs no data.
+// step. Then columns are gone through once more, each choosing anew, with s the sum over all others, which takes away
+// most of what was left. So of q = w0 + d + e the gain along d = b A, 1 + (e A^T) b^T / |d|^2, is 1, whatever the
+// inputs are, and each value is still one of the two next to the exact one. Values on the grid stay. Needs no data.
 #pragma once
 
 #include <cstdint>
@@ -34,7 +35,8 @@ class BalancedRounding {
   std::int64_t columns_;
   std::int64_t rank_ = 0;      // of Q
   std::vector<float> basis_;   // [I, r], Q^T
-  std::vector<float> weight_;  // [I], |q_j|^2 + lambda
+  std::vector<float> square_;  // [I], |q_j|^2
+  float nearest_ = 0.0f;       // lambda
 };
 
 /// merged [O, I] float32, of a base and `pair`, in bfloat16; on all threads. Values that are not finite stay so.

@@ -39,7 +39,7 @@ struct RoundingColumns {
 
 /// How a row is rounded.
 struct RoundingSettings {
-  double kappa = 8.0;
+  double kappa = 12.0;
   std::vector<double> overshoots = {1.0, 1.6, 2.5, 4.0};  // c
   int max_sweeps = 4;
   double settled = 2e-4;  // share of a row's codes: no further sweep when fewer moved

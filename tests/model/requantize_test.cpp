@@ -11,7 +11,7 @@
 namespace ossature {
 namespace {
 
-constexpr double kKappa = 8.0, kDamping = 0.01;
+constexpr double kKappa = 12.0, kDamping = 0.01;
 constexpr double kGrid[8] = {0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0};
 
 /// A weight on the grid, a delta of `ratio` times its norm and moments of inputs with unequal, correlated features.
