@@ -119,10 +119,13 @@ void packed_plain(const PackedRows& rows, const float* x) {
 #define OSSATURE_VECTORS_AVX2 __attribute__((target("avx2,fma")))
 #define OSSATURE_VECTORS_AVX512 __attribute__((target("avx512f")))
 
-/// Asks for the cache line that comes a while after `data`. The processor's own prefetching stops at the end of each
+/// Asks for the cache line that comes a while after byte `offset` of a row, which lies at `data`; after the row's end
+/// that is in the row which takes its place, `rows` further. The processor's own prefetching stops at the end of each
 /// page of 4 KiB, which is less than a row of bfloat16.
-inline void prefetch_after(const void* data) {
-  _mm_prefetch(static_cast<const char*>(data) + 2048, _MM_HINT_T0);
+inline void prefetch_after(const void* data, std::int64_t offset, std::int64_t row_bytes, int rows) {
+  constexpr std::int64_t kAhead = 2048;
+  const std::int64_t beyond = offset + kAhead < row_bytes ? 0 : (rows - 1) * row_bytes;
+  _mm_prefetch(static_cast<const char*>(data) + kAhead + beyond, _MM_HINT_T0);
 }
 
 /// The sum of a register's lanes.
@@ -144,7 +147,7 @@ OSSATURE_VECTORS_AVX2 void dense_avx2(const DenseRows& rows, const float* x) {
   }
   for (std::int64_t i = 0; i < size; i += kGroup) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) prefetch_after(rows.weights + r * size + i);
+    for (int r = 0; r < R; ++r) prefetch_after(rows.weights + r * size + i, 2 * i, 2 * size, R);
     for (std::int64_t j = 0; j < kHalf; j += 8) {
       __m256 even[R], odd[R];
 #pragma GCC unroll 8
@@ -199,7 +202,7 @@ OSSATURE_VECTORS_AVX2 void packed_avx2(const PackedRows& rows, const std::int16_
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       weights[r] = decoded(rows.codes_of(r, g), table);
-      if (g % 4 == 0) prefetch_after(rows.codes_of(r, g));
+      if (g % 4 == 0) prefetch_after(rows.codes_of(r, g), g * kHalf, rows.groups() * kHalf, R);
     }
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
@@ -247,7 +250,7 @@ OSSATURE_VECTORS_AVX512 void dense_avx512(const DenseRows& rows, const float* x)
     __m512 even[R], odd[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
-      prefetch_after(rows.weights + r * size + i);
+      prefetch_after(rows.weights + r * size + i, 2 * i, 2 * size, R);
       const __m512i pairs = _mm512_loadu_si512(rows.weights + r * size + i);
       even[r] = _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll, pairs, 16));
       odd[r] = _mm512_castsi512_ps(_mm512_and_si512(pairs, upper));
@@ -291,7 +294,7 @@ OSSATURE_VECTORS_AVX512 void packed_avx512(const PackedRows& rows, const float* 
       even[r] = _mm512_maskz_permutexvar_ps(kAll, bytes, table);
       odd[r] = _mm512_maskz_permutexvar_ps(kAll, _mm512_maskz_srli_epi32(kAll, bytes, 4), table);
       scale[r] = _mm512_set1_ps(rows.scale_of(r, g));
-      if (g % 4 == 0) prefetch_after(rows.codes_of(r, g));
+      if (g % 4 == 0) prefetch_after(rows.codes_of(r, g), g * kHalf, rows.groups() * kHalf, R);
     }
 #pragma GCC unroll 8
     for (int t = 0; t < T; ++t) {
