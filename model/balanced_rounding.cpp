@@ -5,8 +5,8 @@
 #include <cmath>
 
 #include <ATen/ATen.h>
-#include <ATen/Parallel.h>
 
+#include "model/transpose.h"
 #include "model/vector_math.h"
 
 namespace ossature {
@@ -16,7 +16,6 @@ namespace {
 constexpr std::int64_t kLanes = 32;
 /// Sums over the rank stay in registers as values of this type, which an array would not.
 using Vector = float __attribute__((vector_size(64), aligned(4), may_alias));
-constexpr std::int64_t kTile = 16;  // columns that are fetched together
 
 /// lambda in units of the mean |q_j|^2: it breaks ties towards the nearest value, and costs some of the gain when it is
 /// large (of an adapter that moved experts by 0.31 %: 0.1 up to 3 thousandths, 10 up to 3 percent).
@@ -30,14 +29,12 @@ constexpr double kDependent = 1e-6;
 constexpr std::uint32_t kInfinity = 0x7f800000, kMagnitude = 0x7fffffff;
 
 struct Rows {
-  const float* values;  // [lanes, columns]
-  std::int64_t lanes;   // at most kLanes
   std::int64_t columns, rank;
   const float* basis;      // [columns, rank]
   const float* square;     // [columns], |q_j|^2
   float nearest;           // lambda
   float* sums;             // [rank, kLanes], s; zero
-  float* wanted;           // [columns, kLanes], for the values transposed
+  const float* wanted;     // [columns, kLanes]
   float* errors;           // [columns, kLanes]; zero
   std::uint16_t* results;  // [columns, kLanes]
 };
@@ -45,13 +42,6 @@ struct Rows {
 struct RoundRows {
   /// Returns the largest magnitude of a result, as bits.
   OSSATURE_INLINE static std::uint32_t run(const Rows& rows) {
-    for (std::int64_t first = 0; first < rows.columns; first += kTile) {
-      const auto last = std::min(rows.columns, first + kTile);
-      for (std::int64_t lane = 0; lane < rows.lanes; ++lane) {
-        for (std::int64_t j = first; j < last; ++j)
-          rows.wanted[j * kLanes + lane] = rows.values[lane * rows.columns + j];
-      }
-    }
     std::uint32_t largest = 0;
     for (int pass = 0; pass < kPasses; ++pass) largest = one_pass(rows);
     return largest;
@@ -103,22 +93,6 @@ struct RoundRows {
   }
 };
 
-/// results [columns, kLanes] of the first `lanes` rows to where they belong.
-void put(const std::uint16_t* results, std::int64_t lanes, std::int64_t columns, std::uint16_t* out,
-         std::int64_t row_stride, std::int64_t column_stride) {
-  if (row_stride == 1) {
-    for (std::int64_t j = 0; j < columns; ++j) std::copy_n(results + j * kLanes, lanes, out + j * column_stride);
-    return;
-  }
-  for (std::int64_t first = 0; first < columns; first += kTile) {
-    const auto last = std::min(columns, first + kTile);
-    for (std::int64_t lane = 0; lane < lanes; ++lane) {
-      for (std::int64_t j = first; j < last; ++j)
-        out[lane * row_stride + j * column_stride] = results[j * kLanes + lane];
-    }
-  }
-}
-
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0.0;
   for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
@@ -165,8 +139,8 @@ BalancedRounding::BalancedRounding(const at::Tensor& a) : columns_(a.size(1)) {
   }
 }
 
-bool BalancedRounding::round(const float* rows, std::int64_t count, std::uint16_t* out, std::int64_t row_stride,
-                             std::int64_t column_stride) const {
+bool BalancedRounding::round(const float* rows, std::int64_t count, Order order, std::uint16_t* out,
+                             std::int64_t stride) const {
   const auto values = static_cast<std::size_t>(columns_ * kLanes);
   std::vector<float> sums(static_cast<std::size_t>(rank_ * kLanes)), wanted(values), errors(values);
   std::vector<std::uint16_t> results(values);
@@ -176,27 +150,18 @@ bool BalancedRounding::round(const float* rows, std::int64_t count, std::uint16_
     std::fill(sums.begin(), sums.end(), 0.0f);
     std::fill(errors.begin(), errors.end(), 0.0f);
     std::fill(wanted.begin(), wanted.end(), 0.0f);
-    const Rows some = {rows + first * columns_, lanes,          columns_,      rank_,
-                       basis_.data(),           square_.data(), nearest_,      sums.data(),
-                       wanted.data(),           errors.data(),  results.data()};
+    transpose(rows + first * columns_, lanes, columns_, columns_, wanted.data(), kLanes);
+    const Rows some = {columns_,    rank_,         basis_.data(), square_.data(), nearest_,
+                       sums.data(), wanted.data(), errors.data(), results.data()};
     largest = std::max(largest, vector_math::run_fastest<RoundRows>(some));
-    put(results.data(), lanes, columns_, out + first * row_stride, row_stride, column_stride);
+    if (order == Order::kRows) {
+      transpose(results.data(), columns_, lanes, kLanes, out + first * stride, stride);
+    } else {
+      for (std::int64_t j = 0; j < columns_; ++j)
+        std::copy_n(results.data() + j * kLanes, lanes, out + j * stride + first);
+    }
   }
   return largest < kInfinity;
-}
-
-at::Tensor balanced_bfloat16(const at::Tensor& merged, const LowRank& pair) {
-  const at::Tensor rows = merged.contiguous();
-  const auto out = rows.size(0), columns = rows.size(1);
-  at::Tensor result = at::empty({out, columns}, at::kBFloat16);
-  const BalancedRounding rounding(pair.a);
-  const float* values = rows.const_data_ptr<float>();
-  auto* bits = static_cast<std::uint16_t*>(result.data_ptr());
-  at::parallel_for(0, (out + kLanes - 1) / kLanes, 1, [&](std::int64_t begin, std::int64_t end) {
-    const auto first = begin * kLanes, count = std::min(out, end * kLanes) - first;
-    (void)rounding.round(values + first * columns, count, bits + first * columns, columns, 1);
-  });
-  return result;
 }
 
 }  // namespace ossature

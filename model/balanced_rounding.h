@@ -16,8 +16,6 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "model/linear.h"
-
 namespace ossature {
 
 class BalancedRounding {
@@ -25,11 +23,13 @@ class BalancedRounding {
   /// a [r, I], float32; linearly dependent rows count once. Depends on no number of threads.
   explicit BalancedRounding(const at::Tensor& a);
 
-  /// Rounds `count` rows [count, I] of float32, one after the other in memory, to bfloat16 bits: the value of row o and
-  /// column i goes to out[o * row_stride + i * column_stride]. A row's result depends on nothing but the row. Returns
-  /// whether all values are finite in bfloat16. Single-threaded.
-  [[nodiscard]] bool round(const float* rows, std::int64_t count, std::uint16_t* out, std::int64_t row_stride,
-                           std::int64_t column_stride) const;
+  /// How results lie: by rows the value of row o and column i is out[o * stride + i], by columns out[i * stride + o].
+  enum class Order { kRows, kColumns };
+
+  /// Rounds `count` rows [count, I] of float32, one after the other in memory, to bfloat16 bits. A row's result depends
+  /// on nothing but the row. Returns whether all values are finite in bfloat16. Single-threaded.
+  [[nodiscard]] bool round(const float* rows, std::int64_t count, Order order, std::uint16_t* out,
+                           std::int64_t stride) const;
 
  private:
   std::int64_t columns_;
@@ -38,8 +38,5 @@ class BalancedRounding {
   std::vector<float> square_;  // [I], |q_j|^2
   float nearest_ = 0.0f;       // lambda
 };
-
-/// merged [O, I] float32, of a base and `pair`, in bfloat16; on all threads. Values that are not finite stay so.
-[[nodiscard]] at::Tensor balanced_bfloat16(const at::Tensor& merged, const LowRank& pair);
 
 }  // namespace ossature

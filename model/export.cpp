@@ -62,9 +62,8 @@ class Plan {
                             write_tensor(weight.dense.transpose(1, 2), sink);
                           } else {
                             write_experts(weight, sink, [&](std::int64_t e) {
-                              return dtype == at::kBFloat16
-                                         ? merged_transposed(weight, pair, e, source)
-                                         : stored_as(merge_expert(weight, pair, e), {}, dtype, source).t().contiguous();
+                              return dtype == at::kBFloat16 ? merged_transposed(weight, pair, e, source)
+                                                            : merged_float(weight, pair, e, source).t().contiguous();
                             });
                           }
                           base_.release(source);
@@ -143,7 +142,7 @@ class Plan {
     if (const at::Tensor* replaced = replaced_tensor(replacements_, name)) {
       write_tensor(replaced->to(dtype), sink);
     } else if (pair.defined()) {
-      write_tensor(stored_as(merge(stored, pair), pair, dtype, name), sink);
+      write_tensor(merged_as(stored, pair, dtype, name), sink);
     } else {
       // The vocabulary's tensors have a gigabyte each: no more than a piece of it stays resident.
       const std::int64_t rows =

@@ -118,7 +118,7 @@ class Plan {
              } else if (dtype == at::kBFloat16) {
                write_tensor(merged_bfloat16(alone, pair, 0, source), sink);
              } else {
-               write_tensor(stored_as(merge_expert(alone, pair, 0), {}, dtype, source), sink);
+               write_tensor(merged_float(alone, pair, 0, source), sink);
              }
            }
            base_.release(source);
@@ -151,7 +151,7 @@ class Plan {
     if (const at::Tensor* replaced = replaced_tensor(replacements_, name)) return replaced->to(dtype);
     const LowRank pair = merger_.pair(name);
     const at::Tensor stored = base_.tensor(name);
-    return pair.defined() ? stored_as(merge(stored, pair), pair, dtype, name) : stored.to(dtype);
+    return pair.defined() ? merged_as(stored, pair, dtype, name) : stored.to(dtype);
   }
 
   /// The pair of expert `e` alone, of the rows of `part`; undefined if there is none.

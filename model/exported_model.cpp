@@ -47,7 +47,7 @@ Transformer exported_transformer(const Checkpoint& base, const Merger& merger, c
     if (const at::Tensor* replaced = replaced_tensor(&replacements, tensor.name)) {
       member = *replaced;
     } else if (const LowRank pair = merger.pair(tensor.name); pair.defined()) {
-      member = stored_as(merge(member, pair), pair, member.scalar_type(), tensor.name);
+      member = merged_as(member, pair, member.scalar_type(), tensor.name);
     }
   }
   return result;

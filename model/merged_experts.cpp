@@ -8,6 +8,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "model/balanced_rounding.h"
+#include "model/merge.h"
 #include "model/mxfp4_recode.h"
 
 namespace ossature {
@@ -50,17 +51,19 @@ void for_merged_rows(const ExpertWeight& base, const LowRank& pair, std::int64_t
   });
 }
 
-/// The merge in bfloat16, to `result`, whose strides are given.
-void round_merged(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name,
-                  const at::Tensor& result, std::int64_t row_stride, std::int64_t column_stride) {
+using Order = BalancedRounding::Order;
+
+/// The merge in bfloat16, to `result`, [O, I] or by columns [I, O].
+void round_merged(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name, Order order,
+                  const at::Tensor& result) {
   auto* values = static_cast<std::uint16_t*>(result.data_ptr());
+  const auto stride = result.size(1);
   // Without a pair every value lies on the grid and stays, whatever the direction.
   const BalancedRounding rounding(pair.defined() ? pair.a[e] : at::empty({0, base.in_features()}));
   std::atomic<bool> is_finite = true;
   for_merged_rows(base, pair, e, [&](std::int64_t first, const at::Tensor& rows) {
-    if (!rounding.round(rows.const_data_ptr<float>(), rows.size(0), values + first * row_stride, row_stride,
-                        column_stride))
-      is_finite = false;
+    std::uint16_t* out = values + (order == Order::kRows ? first * stride : first);
+    if (!rounding.round(rows.const_data_ptr<float>(), rows.size(0), order, out, stride)) is_finite = false;
   });
   check(is_finite, name);
 }
@@ -87,19 +90,40 @@ at::Tensor merged_blocks(const Mxfp4Tensor& base, const LowRank& pair, std::int6
 
 at::Tensor merged_transposed(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name) {
   at::Tensor result = at::empty({base.in_features(), base.out_features()}, at::kBFloat16);
-  round_merged(base, pair, e, name, result, 1, base.out_features());
+  round_merged(base, pair, e, name, Order::kColumns, result);
   return result;
 }
 
 at::Tensor merged_bfloat16(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name) {
   at::Tensor result = at::empty({base.out_features(), base.in_features()}, at::kBFloat16);
-  round_merged(base, pair, e, name, result, base.in_features(), 1);
+  round_merged(base, pair, e, name, Order::kRows, result);
   return result;
 }
 
-at::Tensor stored_as(const at::Tensor& merged, const LowRank& pair, at::ScalarType dtype, const std::string& name) {
-  at::Tensor result = dtype == at::kBFloat16 && pair.defined() ? balanced_bfloat16(merged, pair) : merged.to(dtype);
+at::Tensor merged_float(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name) {
+  at::Tensor result = merge_expert(base, pair, e);
   check(result.isfinite().all().item<bool>(), name);
+  return result;
+}
+
+at::Tensor merged_as(const at::Tensor& base, const LowRank& pair, at::ScalarType dtype, const std::string& name) {
+  const at::Tensor merged = merge(base, pair).contiguous();
+  if (dtype == at::kFloat) {
+    check(merged.isfinite().all().item<bool>(), name);
+    return merged;
+  }
+  const auto out = merged.size(0), columns = merged.size(1);
+  at::Tensor result = at::empty({out, columns}, at::kBFloat16);
+  const BalancedRounding rounding(pair.a);
+  const float* values = merged.const_data_ptr<float>();
+  auto* bits = static_cast<std::uint16_t*>(result.data_ptr());
+  std::atomic<bool> is_finite = true;
+  at::parallel_for(0, (out + kRows - 1) / kRows, 1, [&](std::int64_t begin, std::int64_t end) {
+    const auto first = begin * kRows, count = std::min(out, end * kRows) - first;
+    if (!rounding.round(values + first * columns, count, Order::kRows, bits + first * columns, columns))
+      is_finite = false;
+  });
+  check(is_finite, name);
   return result;
 }
 

@@ -26,9 +26,14 @@ namespace ossature {
 [[nodiscard]] at::Tensor merged_bfloat16(const ExpertWeight& base, const LowRank& pair, std::int64_t e,
                                          const std::string& name);
 
-/// The merge of a base and `pair` (float32 [O, I]) in the dtype that is stored; in bfloat16 by balanced_rounding.h. An
-/// adapter of finite values may still be too large for it: then a CheckpointError tells `name`.
-[[nodiscard]] at::Tensor stored_as(const at::Tensor& merged, const LowRank& pair, at::ScalarType dtype,
+/// The same expert in float32, [O, I]. Throws as they do.
+[[nodiscard]] at::Tensor merged_float(const ExpertWeight& base, const LowRank& pair, std::int64_t e,
+                                      const std::string& name);
+
+/// A weight that is no expert's, [O, I], with its pair, in the dtype that is stored: float32, or bfloat16
+/// (balanced_rounding.h). An adapter of finite values may still be too large for it: then a CheckpointError tells
+/// `name`.
+[[nodiscard]] at::Tensor merged_as(const at::Tensor& base, const LowRank& pair, at::ScalarType dtype,
                                    const std::string& name);
 
 }  // namespace ossature

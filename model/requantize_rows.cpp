@@ -10,6 +10,7 @@
 #include <ATen/native/CPUBlas.h>
 
 #include "model/mxfp4.h"
+#include "model/transpose.h"
 #include "model/vector_math.h"
 
 namespace ossature {
@@ -178,19 +179,6 @@ const Kernels& kernels() {
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda, const float* b,
               std::int64_t ldb, float* c, std::int64_t ldc) {
   at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, /*add_C=*/false, a, b, c, /*is_vnni=*/false);
-}
-
-/// to [columns, rows] = from [rows, columns] transposed.
-void transpose(const float* from, std::int64_t rows, std::int64_t columns, float* to) {
-  constexpr std::int64_t kTile = 16;
-  for (std::int64_t r = 0; r < rows; r += kTile) {
-    for (std::int64_t c = 0; c < columns; c += kTile) {
-      const auto last_row = std::min(rows, r + kTile), last_column = std::min(columns, c + kTile);
-      for (auto j = c; j < last_column; ++j) {
-        for (auto i = r; i < last_row; ++i) to[j * rows + i] = from[i * columns + j];
-      }
-    }
-  }
 }
 
 double dot(const float* a, const float* b, std::int64_t size) {

@@ -1,10 +1,12 @@
 """A cut of gpt-oss's shape with random weights, its arithmetic, rows of random tokens for it, and the options of benchmarks on it."""
 
+import contextlib
 import json
 import pathlib
 import random
 import shutil
 import struct
+import tempfile
 
 import h5py
 import numpy
@@ -32,6 +34,16 @@ def write_figures(options, figures):
     """To the file of --json, after the options."""
     settings = {name: str(value) if isinstance(value, pathlib.Path) else value for name, value in vars(options).items()}
     options.json.write_text(json.dumps({"settings": settings, **figures}, indent=1) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def scratch(options):
+    """A folder for what a benchmark writes, removed afterwards, and in it the model, unless options name one."""
+    with tempfile.TemporaryDirectory(prefix="ossature-bench-") as folder:
+        path = pathlib.Path(folder)
+        if not options.model:
+            options.model = make(options.program, options.preset, options.layers, path / "model")
+        yield path
 
 
 def make(program, preset, num_layers, directory):

@@ -14,7 +14,6 @@ import json
 import pathlib
 import statistics
 import sys
-import tempfile
 
 import cut
 import llama
@@ -128,10 +127,7 @@ def show(options, made, chosen):
 
 def main():
     options = arguments()
-    with tempfile.TemporaryDirectory(prefix="ossature-bench-") as folder:
-        scratch = pathlib.Path(folder)
-        if not options.model:
-            options.model = cut.make(options.program, options.preset, options.layers, scratch / "model")
+    with cut.scratch(options) as scratch:
         runs, chosen = measure(options, scratch)
         made = summary(options, runs)
         show(options, made, chosen)

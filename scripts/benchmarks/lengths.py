@@ -8,9 +8,7 @@ others stop at the window. A rate of GFLOP that stays says that the cost grows b
 
 import argparse
 import json
-import pathlib
 import sys
-import tempfile
 
 import cut
 import train as training
@@ -53,10 +51,7 @@ def measure(options, scratch, length):
 
 def main():
     options = arguments()
-    with tempfile.TemporaryDirectory(prefix="ossature-bench-") as folder:
-        scratch = pathlib.Path(folder)
-        if not options.model:
-            options.model = cut.make(options.program, options.preset, options.layers, scratch / "model")
+    with cut.scratch(options) as scratch:
         print(f"{'tokens':>8}{'tokens/s':>10}{'GFLOP a token':>15}{'of it scores':>14}{'GFLOP/s':>9}{'cost':>7}{'counted':>9}{'peak MB':>9}{'bytes a token':>15}", flush=True)
         rows = []
         for length in options.lengths:

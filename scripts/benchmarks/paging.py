@@ -14,7 +14,6 @@ import pathlib
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 import cut
@@ -96,11 +95,8 @@ def run(options, scratch):
 
 def main():
     options = arguments()
-    with tempfile.TemporaryDirectory(prefix="ossature-bench-") as folder:
-        scratch = pathlib.Path(folder)
-        if not options.model:
-            options.model = cut.make(options.program, options.preset, options.layers, scratch / "model")
-            os.sync()
+    with cut.scratch(options) as scratch:
+        os.sync()  # what was just written
         stored = sum(path.stat().st_size for path in options.model.glob("*.safetensors"))
         disk, products = [disk_rate(options.model)], [roofline.measure(options.threads)]
         most, steps = run(options, scratch)

@@ -45,6 +45,7 @@ def arguments():
     parser.add_argument("--targets", choices=["attention", "all", "both"], default="both")
     parser.add_argument("--program", type=pathlib.Path, default=cut.ROOT / "build/ossature")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="writes every run's figures")
+    parser.set_defaults(preset="gpt-oss-20b")
     return parser.parse_args()
 
 
@@ -156,10 +157,7 @@ def measure(options, scratch, targets):
 def main():
     options = arguments()
     options.program = options.program.resolve()
-    with tempfile.TemporaryDirectory(prefix="ossature-bench-") as folder:
-        scratch = pathlib.Path(folder)
-        if not options.model:
-            options.model = cut.make(options.program, "gpt-oss-20b", options.layers, scratch / "model")
+    with cut.scratch(options) as scratch:
         vocab_size = json.loads((options.model / "config.json").read_text(encoding="utf-8"))["vocab_size"]
         rows = [cut.random_tokens(options.tokens, seed) for seed in range(4 * options.micro_batches)]
         cut.write_token_file(scratch / "tokens.h5", rows, options.tokens, vocab_size)

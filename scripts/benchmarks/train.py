@@ -187,11 +187,9 @@ def show(options, made):
 
 def main():
     options = arguments()
-    with tempfile.TemporaryDirectory(prefix="ossature-bench-") as scratch:
-        if not options.model:
-            options.model = cut.make(options.program, options.preset, options.layers, pathlib.Path(scratch) / "model")
+    with cut.scratch(options) as scratch:
         tokens = cut.random_tokens(options.tokens)
-        data = pathlib.Path(scratch) / "train.h5"
+        data = scratch / "train.h5"
         cut.write_token_file(data, [tokens], options.tokens - 1, json.loads((options.model / "config.json").read_text())["vocab_size"])
         runs = measure(options, data, tokens)
         made = summary(options, runs)

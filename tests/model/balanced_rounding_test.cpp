@@ -8,8 +8,19 @@
 
 #include <ATen/ATen.h>
 
+#include "model/linear.h"
+
 namespace ossature {
 namespace {
+
+/// merged [O, I] float32, of a base and `pair`, in bfloat16.
+at::Tensor balanced_bfloat16(const at::Tensor& merged, const LowRank& pair) {
+  const at::Tensor rows = merged.contiguous();
+  at::Tensor result = at::zeros(rows.sizes(), at::kBFloat16);
+  EXPECT_TRUE(BalancedRounding(pair.a).round(rows.const_data_ptr<float>(), rows.size(0), BalancedRounding::Order::kRows,
+                                             static_cast<std::uint16_t*>(result.data_ptr()), rows.size(1)));
+  return result;
+}
 
 /// A base on bfloat16's grid, [rows, columns], with a pair whose delta has a size of `strength` weights.
 struct Case {
@@ -73,7 +84,8 @@ TEST(BalancedRounding, ARowDependsOnItselfAloneAndNotOnItsPlace) {
   at::Tensor transposed = at::zeros({48, 50}, at::kBFloat16);
   const at::Tensor rows = each.merged.contiguous();
   EXPECT_TRUE(BalancedRounding(each.pair.a)
-                  .round(rows.const_data_ptr<float>(), 50, static_cast<std::uint16_t*>(transposed.data_ptr()), 1, 50));
+                  .round(rows.const_data_ptr<float>(), 50, BalancedRounding::Order::kColumns,
+                         static_cast<std::uint16_t*>(transposed.data_ptr()), 50));
   EXPECT_TRUE(at::equal(transposed.t(), all));
 }
 
@@ -93,7 +105,7 @@ TEST(BalancedRounding, TellsWhatIsNotFinite) {
   std::vector<std::uint16_t> out(4);
   const auto is_finite = [&](float value) {
     const std::vector<float> row = {1.0f, value, 2.0f, 3.0f};
-    return rounding.round(row.data(), 1, out.data(), 4, 1);
+    return rounding.round(row.data(), 1, BalancedRounding::Order::kRows, out.data(), 4);
   };
   EXPECT_TRUE(is_finite(0.5f));
   EXPECT_TRUE(is_finite(-0.0f));

@@ -74,8 +74,10 @@ TEST(MemoryPlan, WeightsThatDoNotFitAreReadOnceForManyMicroBatches) {
 
 TEST(MemoryPlan, WhatRoomThereIsBesideThoseKeepsLayers) {
   const std::int64_t five = kHeld + 2 * 1'000 + 4 * 40;
-  for (const auto& [limit, kept] :
-       {std::pair<std::int64_t, std::int64_t>{five + 499, 0}, {five + 500, 1}, {five + 1'200, 2}}) {
+  for (const auto& [limit, kept] : {std::pair<std::int64_t, std::int64_t>{five + 499, 0},
+                                    {five + 500, 1},
+                                    {five + 1'200, 2},
+                                    {4'000 + kHeld - 1, 3}}) {
     const MemoryPlan plan = plan_memory(recipe(Recompute::kAuto, 5), needs(), limit);
     EXPECT_TRUE(plan.pages);
     EXPECT_EQ(plan.micro_batches_together, 5);
