@@ -22,13 +22,23 @@ using BFloat16 = c10::BFloat16;
 /// Rows of a weight that are worked on at once: with gpt-oss's 2,880 columns they fill a third of a second-level cache
 /// of 1 MiB.
 inline constexpr std::int64_t kWeightRows = 64;
-/// Tokens of a packed block, two vector registers; a last block of up to kHalfBlock tokens has only that width.
-inline constexpr std::int64_t kTokenBlock = 32;
-inline constexpr std::int64_t kHalfBlock = 16;
+/// What the width of a packed block of tokens is a multiple of.
+inline constexpr std::int64_t kBlockUnit = 16;
+inline constexpr std::int64_t kMaxTokenBlock = 128;
 
 /// Whether the processor multiplies pairs of bfloat16.
 [[nodiscard]] inline bool has_bf16_products() {
   return instructions() >= Instructions::kAvx512Bf16;
+}
+
+/// Tokens of a packed block: two vector registers where pairs are multiplied, elsewhere many, since each product with a
+/// block widens the weight's rows anew.
+[[nodiscard]] inline std::int64_t token_block() {
+  return has_bf16_products() ? 32 : kMaxTokenBlock;
+}
+/// Of a block of `count` tokens.
+[[nodiscard]] inline std::int64_t block_width(std::int64_t count) {
+  return (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit;
 }
 
 /// c [m, n] = a [m, k] b, or c += a b; b [k, n] in pairs order, k even. `lda` and `ldc` are row strides.

@@ -10,7 +10,7 @@ namespace {
 using tiles::BFloat16;
 using tiles::Buffer;
 
-/// Up to kTokenBlock assignments of one expert, packed together.
+/// Up to token_block() assignments of one expert, packed together.
 struct Block {
   std::int64_t expert;
   std::int64_t first;   // assignment
@@ -23,9 +23,9 @@ std::vector<Block> blocks_of(const Assignments& assigned) {
   std::vector<Block> blocks;
   std::int64_t column = 0;
   for (std::int64_t e = 0; e < assigned.num_experts(); ++e) {
-    for (auto first = assigned.first(e); first < assigned.first(e + 1); first += tiles::kTokenBlock) {
-      const auto count = std::min(tiles::kTokenBlock, assigned.first(e + 1) - first);
-      const auto width = count > tiles::kHalfBlock ? tiles::kTokenBlock : tiles::kHalfBlock;
+    for (auto first = assigned.first(e); first < assigned.first(e + 1); first += tiles::token_block()) {
+      const auto count = std::min(tiles::token_block(), assigned.first(e + 1) - first);
+      const auto width = tiles::block_width(count);
       blocks.push_back({e, first, count, width, column});
       column += width;
     }
@@ -78,8 +78,8 @@ class Reduction {
         projection_(projection),
         packed_(packed),
         kept_(kept),
-        product_(pair.rank * tiles::kTokenBlock),
-        dropped_(pair.dropout != 0.0 ? features * tiles::kTokenBlock : 0) {}
+        product_(pair.rank * tiles::token_block()),
+        dropped_(pair.dropout != 0.0 ? features * tiles::token_block() : 0) {}
 
   /// `input` [features, width] in pairs order.
   void run(const Block& block, const BFloat16* input) const {
@@ -122,7 +122,7 @@ class TileProducts {
         input_(input),
         reduced_(reduced),
         tile_(tiles::kWeightRows * weight.in_features()),
-        product_(tiles::kWeightRows * tiles::kTokenBlock) {}
+        product_(tiles::kWeightRows * tiles::token_block()) {}
 
   template <typename Use>
   void run(std::int64_t row, std::int64_t rows, const Use& use) const {
@@ -195,7 +195,7 @@ at::Tensor tiled_forward(const ExpertsPass& pass, bool needs_output, ExpertsKept
   tiles::for_each_task(num_blocks, [&] {
     return [&, reduction = Reduction(gate_up, hidden, pass, 0, gate_up_reduced.data(), gate_up_kept)](std::int64_t n) {
       const Block& block = blocks[static_cast<std::size_t>(n)];
-      const BFloat16* rows[tiles::kTokenBlock];
+      const BFloat16* rows[tiles::kMaxTokenBlock];
       for (std::int64_t t = 0; t < block.count; ++t) rows[t] = x + tokens[block.first + t] * hidden;
       BFloat16* packed = packed_x.data() + block.column * hidden;
       tiles::pack_tokens(rows, block.count, hidden, block.width, packed);

@@ -20,8 +20,8 @@ constexpr std::int64_t kPackedTokens = 4096;
 constexpr std::int64_t kTaskTokens = 512;
 /// Rows of one product.
 constexpr std::int64_t kRows = 128;
-/// The narrowest half block that pays.
-constexpr std::int64_t kFewestTokens = tiles::kHalfBlock;
+/// The narrowest block that pays.
+constexpr std::int64_t kFewestTokens = tiles::kBlockUnit;
 
 /// What a pair adds to a product with tokens; all null without one.
 struct PairTerm {
@@ -52,19 +52,16 @@ std::int64_t panel_width(std::int64_t features, std::int64_t token_groups) {
 void product(const BFloat16* x, std::int64_t num_tokens, const at::Tensor& weight, const float* bias,
              const PairTerm& pair, BFloat16* out) {
   const auto outputs = weight.size(0), inputs = weight.size(1);
-  const auto num_blocks = (num_tokens + tiles::kTokenBlock - 1) / tiles::kTokenBlock;
-  const Buffer<BFloat16> packed(num_blocks * tiles::kTokenBlock * inputs);
-  const Buffer<BFloat16> packed_pair(num_blocks * tiles::kTokenBlock * pair.rank);
-  const auto count_of = [&](std::int64_t block) {
-    return std::min(tiles::kTokenBlock, num_tokens - block * tiles::kTokenBlock);
-  };
-  const auto width_of = [&](std::int64_t block) {
-    return count_of(block) > tiles::kHalfBlock ? tiles::kTokenBlock : tiles::kHalfBlock;
-  };
+  const auto block_size = tiles::token_block();
+  const auto num_blocks = (num_tokens + block_size - 1) / block_size;
+  const Buffer<BFloat16> packed(num_blocks * block_size * inputs);
+  const Buffer<BFloat16> packed_pair(num_blocks * block_size * pair.rank);
+  const auto count_of = [&](std::int64_t block) { return std::min(block_size, num_tokens - block * block_size); };
+  const auto width_of = [&](std::int64_t block) { return tiles::block_width(count_of(block)); };
   tiles::for_each_task(num_blocks, [&] {
     return [&](std::int64_t block) {
-      const auto first = block * tiles::kTokenBlock, count = count_of(block);
-      const BFloat16* rows[tiles::kTokenBlock];
+      const auto first = block * block_size, count = count_of(block);
+      const BFloat16* rows[tiles::kMaxTokenBlock];
       const auto pack = [&](const BFloat16* values, std::int64_t features, BFloat16* to) {
         for (std::int64_t t = 0; t < count; ++t) rows[t] = values + (first + t) * features;
         tiles::pack_tokens(rows, count, features, width_of(block), to + first * features);
@@ -76,11 +73,11 @@ void product(const BFloat16* x, std::int64_t num_tokens, const at::Tensor& weigh
   const std::vector<float> zeros(bias == nullptr ? tiles::kWeightRows : 0);
   const auto* rows = tiles::data_of(weight);
   tiles::for_each_task((outputs + tiles::kWeightRows - 1) / tiles::kWeightRows, [&] {
-    return [&, c = Buffer<float>(tiles::kWeightRows * tiles::kTokenBlock)](std::int64_t tile) {
+    return [&, c = Buffer<float>(tiles::kWeightRows * block_size)](std::int64_t tile) {
       const auto row = tile * tiles::kWeightRows, num_rows = std::min(tiles::kWeightRows, outputs - row);
       const float* tile_bias = bias == nullptr ? zeros.data() : bias + row;
       for (std::int64_t block = 0; block < num_blocks; ++block) {
-        const auto first = block * tiles::kTokenBlock, width = width_of(block);
+        const auto first = block * block_size, width = width_of(block);
         tiles::multiply(num_rows, width, inputs, rows + row * inputs, inputs, packed.data() + first * inputs, c.data(),
                         width, false);
         if (pair.rank > 0) {

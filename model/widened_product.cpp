@@ -17,6 +17,8 @@ using vector_math::load;
 /// 512 KiB, a register's rows of a some of the first.
 constexpr std::int64_t kDepth = 256;
 constexpr std::int64_t kColumns = 128;
+/// Values of bfloat16 in a cache line.
+constexpr std::int64_t kLineValues = 32;
 
 /// Registers of one kind of processor: vectors of kLanes floats, kRows rows of two of which are summed at once.
 template <int kLanesOf, int kRowsOf>
@@ -75,11 +77,11 @@ template <typename R>
 OSSATURE_INLINE void widen_columns(const BFloat16* b, std::int64_t ldb, std::int64_t depth, std::int64_t n,
                                    float* panels) {
   const auto* pairs = reinterpret_cast<const std::uint32_t*>(b);
-  for (std::int64_t column = 0; column < n; column += R::kWidth, panels += kDepth * R::kWidth) {
-    const auto count = std::min<std::int64_t>(R::kWidth, n - column);
-    for (std::int64_t p = 0; p < depth; p += 2) {
+  for (std::int64_t p = 0; p < depth; p += 2) {
+    for (std::int64_t column = 0; column < n; column += R::kWidth) {
+      const auto count = std::min<std::int64_t>(R::kWidth, n - column);
       const std::uint32_t* from = pairs + p / 2 * ldb + column;
-      float* even = panels + p * R::kWidth;
+      float* even = panels + column * kDepth + p * R::kWidth;
       float* odd = even + R::kWidth;
       if (count == R::kWidth) {
 #pragma omp simd
@@ -112,6 +114,9 @@ struct Product {
           const auto count = std::min<std::int64_t>(R::kRows, m - row);
           for (std::int64_t i = 0; i < count; ++i) {
             const BFloat16* from = a + (row + i) * lda + first;
+            // Those of the next rows, which the processor does not foresee.
+            for (std::int64_t p = 0; p < depth && row + i + R::kRows < m; p += kLineValues)
+              __builtin_prefetch(from + R::kRows * lda + p);
             float* to = rows + i * kDepth;
 #pragma omp simd
             for (std::int64_t p = 0; p < depth; ++p) to[p] = load(from[p]);

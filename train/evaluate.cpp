@@ -14,12 +14,14 @@ TokenRows rows_of(const Batch& batch) {
 
 LossSum evaluate(const Transformer& transformer, const std::shared_ptr<const TokenFileReader>& file,
                  std::int64_t max_tokens, bool experts_on_grid, const std::function<void(std::int64_t)>& progress,
-                 Share share, const Stage* stage) {
+                 Share share, const Stage* stage, const std::function<void(std::int64_t)>& before_batch) {
   LossSum sum;
-  std::int64_t done = 0, number = 0;
+  std::int64_t done = 0, number = -1;
   SequentialReader reader(file, max_tokens);
   while (const auto batch = reader.next()) {
-    if (number++ % share.of != share.first) continue;
+    ++number;
+    if (before_batch) before_batch(number);
+    if (number % share.of != share.first) continue;
     const LossSum part = evaluate(transformer, rows_of(*batch), experts_on_grid, stage);
     sum.loss += part.loss;
     sum.weight += part.weight;

@@ -21,11 +21,13 @@ struct Share {
 };
 
 /// Weighted loss over the learned tokens of the whole file, or a share of it, samples in order, about `max_tokens`
-/// tokens at a time. `progress`, when given, hears the tokens done. In a stage as with backpropagate().
+/// tokens at a time. `progress`, when given, hears the tokens done; `before_batch` the number of each batch, of all of
+/// the file's, and may throw. In a stage as with backpropagate().
 [[nodiscard]] LossSum evaluate(const Transformer& transformer, const std::shared_ptr<const TokenFileReader>& file,
                                std::int64_t max_tokens, bool experts_on_grid = false,
                                const std::function<void(std::int64_t)>& progress = {}, Share share = {},
-                               const Stage* stage = nullptr);
+                               const Stage* stage = nullptr,
+                               const std::function<void(std::int64_t)>& before_batch = {});
 
 /// log p(token | its sample so far) for each token of the file; NaN for the first of each sample. `loss` receives the
 /// weighted loss over the learned tokens.

@@ -1,4 +1,5 @@
-// SIGINT and SIGTERM while a run is going: the run finishes its step, saves, and ends with InterruptedError.
+// SIGINT and SIGTERM while a run is going: the run finishes its step or leaves its evaluation, saves, and ends with
+// InterruptedError.
 #pragma once
 
 namespace ossature {

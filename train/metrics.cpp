@@ -17,8 +17,8 @@ std::string step_text(std::int64_t step, std::int64_t total_steps) {
 
 }  // namespace
 
-MetricsLog::MetricsLog(const fs::path& run_dir, std::int64_t steps_done)
-    : lines_(run_dir / "metrics.jsonl", steps_done),
+MetricsLog::MetricsLog(const fs::path& run_dir, std::int64_t steps_done, bool evaluation_due)
+    : lines_(run_dir / "metrics.jsonl", steps_done, evaluation_due ? "validation_loss" : ""),
       // Step 0 is the untrained model's validation, so a run that starts anew forgets that too.
       events_(run_dir / "tensorboard", steps_done > 0 ? steps_done + 1 : 0) {}
 

@@ -70,7 +70,8 @@ class MetricsLog {
  public:
   /// Goes on after `steps_done` steps: what the files of an earlier, interrupted run say of later steps is dropped.
   /// With 0 the files start anew. Throws std::system_error when the disk refuses, as all functions here.
-  MetricsLog(const std::filesystem::path& run_dir, std::int64_t steps_done);
+  /// With `evaluation_due` a validation of the last of them is dropped too.
+  MetricsLog(const std::filesystem::path& run_dir, std::int64_t steps_done, bool evaluation_due = false);
 
   void write(const StepMetrics& metrics);
   void write(const SkippedStep& skipped);

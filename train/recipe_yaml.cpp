@@ -14,6 +14,10 @@ namespace {
 constexpr int kMaxDepth = 8;        // a recipe needs 3
 constexpr int kMaxNodes = 100'000;  // bounds what aliases of aliases expand to
 
+/// A comment after the text. yaml-cpp takes the end of the text for the end of a quote that is not closed; then this is
+/// in it.
+constexpr std::string_view kEnd = "\n# end of the recipe 5f1c7b0e\n";
+
 class Converter {
  public:
   YamlNode convert(const YAML::Node& node, int depth) {
@@ -30,6 +34,9 @@ class Converter {
       case YAML::NodeType::Scalar:
         result.kind = YamlNode::Kind::kScalar;
         result.text = node.Scalar();
+        if (result.text.find(kEnd.substr(1, kEnd.size() - 2)) != std::string::npos)
+          throw YamlSyntaxError{result.line, result.column,
+                                "a quote begins here and is not closed; expected the same quote at the value's end"};
         result.quoted = node.Tag() == "!";  // yaml-cpp's mark of a quoted or block scalar; a plain one has "?"
         break;
       case YAML::NodeType::Sequence:
@@ -82,7 +89,7 @@ YamlNode parse_yaml(const std::string& text) {
     throw YamlSyntaxError{line, 1, "a zero byte; expected YAML text"};
   }
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text + std::string(kEnd));
     if (documents.empty()) return {};
     if (documents.size() > 1) {
       const YAML::Mark mark = documents[1].Mark();
@@ -90,8 +97,10 @@ YamlNode parse_yaml(const std::string& text) {
     }
     return Converter().convert(documents.front(), 0);
   } catch (const YAML::Exception& error) {
-    const int line = std::max(error.mark.line + 1, 1);
-    throw YamlSyntaxError{line, std::max(error.mark.column + 1, 1), error.msg + way_out(text, line)};
+    const int last = 1 + static_cast<int>(std::count(text.begin(), text.end(), '\n'));
+    const int line = std::clamp(error.mark.line + 1, 1, last);
+    const int column = error.mark.line + 1 > last ? 1 : std::max(error.mark.column + 1, 1);
+    throw YamlSyntaxError{line, column, error.msg + way_out(text, line)};
   }
 }
 

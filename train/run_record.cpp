@@ -2,11 +2,11 @@
 
 namespace ossature {
 
-void RunRecord::open(const Recipe& recipe, std::int64_t steps_done) {
-  metrics_.emplace(recipe.output_dir, steps_done);
+void RunRecord::open(const Recipe& recipe, std::int64_t steps_done, bool evaluation_due) {
+  metrics_.emplace(recipe.output_dir, steps_done, evaluation_due);
   const std::filesystem::path samples = recipe.output_dir / "samples.jsonl";
   if (!recipe.evaluation.sample_prompts.empty() || std::filesystem::exists(samples))
-    samples_.emplace(samples, steps_done);
+    samples_.emplace(samples, steps_done, evaluation_due ? "prompt" : "");
   if (steps_done == 0) metrics_->write_recipe(to_yaml(recipe));
 }
 

@@ -20,8 +20,9 @@ class RunRecord {
   RunRecord() = default;
 
   /// Opens the files of the run folder, which is there, as of a run that goes on after `steps_done` steps; with 0 they
-  /// start anew. Throws std::system_error when the disk refuses, as the functions that write do.
-  void open(const Recipe& recipe, std::int64_t steps_done);
+  /// start anew. With `evaluation_due` they forget what is of an evaluation after the last step. Throws
+  /// std::system_error when the disk refuses, as the functions that write do.
+  void open(const Recipe& recipe, std::int64_t steps_done, bool evaluation_due);
   /// As RunView's constructor.
   void begin_view(std::int64_t total_steps, double gflop_per_token, double gflop_per_second);
 

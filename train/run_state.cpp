@@ -108,6 +108,7 @@ RunPosition read_position(const fs::path& path, std::int64_t step, std::uint32_t
                                 saved_file.at("samples").get<std::int64_t>(),
                                 saved_file.at("tokens").get<std::int64_t>(), saved_file.at("weight").get<double>()});
     }
+    json.at("evaluation_due").get_to(position.evaluation_due);
     std::int64_t tensors = 0, own = 0;
     is_whole = read_count("step", position.step) && position.step == step &&
                read_count("skipped_steps", position.skipped_steps) && position.skipped_steps <= step &&
@@ -231,7 +232,8 @@ void save_run_state(const fs::path& run_dir, const RunPosition& position, const 
                          {"batches_in_epoch", position.batches_in_epoch},
                          {"best_validation_loss", position.best_validation_loss},
                          {"evaluations_without_gain", position.evaluations_without_gain},
-                         {"best_step", position.best_step}};
+                         {"best_step", position.best_step},
+                         {"evaluation_due", position.evaluation_due}};
   json["crc32c"] = checksum(json);
   write_text_file(staging.path() / kPositionFile, json.dump(2) + "\n");
   staging.commit();
@@ -283,6 +285,7 @@ void share_run_state(Ranks& ranks, RunPosition& position, ParameterSet& paramete
   share(position.best_validation_loss);
   share(position.evaluations_without_gain);
   share(position.best_step);
+  share(position.evaluation_due);
   bool has_best = position.best.defined();
   share(has_best);
   at::NoGradGuard no_grad;

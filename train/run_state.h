@@ -30,6 +30,7 @@ struct RunPosition {
   std::int64_t evaluations_without_gain = 0;
   at::Tensor best;             // values at the lowest validation loss, as ParameterSet::values(); undefined if not kept
   std::int64_t best_step = 0;  // when those were
+  bool evaluation_due = false;  // after `step`: it was interrupted, and counts in nothing here
 };
 
 /// Writes run_dir/checkpoints/step-N (under a temporary name until it is whole), then removes all but the `keep`

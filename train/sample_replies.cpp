@@ -52,14 +52,17 @@ SamplePrompts::SamplePrompts(const Recipe& recipe, const ModelConfig& config)
   }
 }
 
-SampleReply SamplePrompts::answer(std::size_t i, const Transformer& transformer, std::int64_t step) const {
+std::optional<SampleReply> SamplePrompts::answer(std::size_t i, const Transformer& transformer, std::int64_t step,
+                                                 const std::function<bool()>& goes_on) const {
   std::mt19937_64 unused;  // the most probable token needs none
   Decoder decoder(transformer);
   at::Tensor logits = decoder.feed(tokens_[i]);
-  const Reply reply =
-      generate_reply(decoder, std::move(logits), transformer.config(), harmony_, {}, max_new_tokens_, unused);
-  return {step, prompts_[i], parse_reply(harmony_.tokenizer(), reply.tokens), reply.finish,
-          static_cast<std::int64_t>(reply.tokens.size())};
+  bool is_whole = true;
+  const Reply reply = generate_reply(decoder, std::move(logits), transformer.config(), harmony_, {}, max_new_tokens_,
+                                     unused, [&](std::int32_t) { return is_whole = goes_on(); });
+  if (!is_whole) return std::nullopt;
+  return SampleReply{step, prompts_[i], parse_reply(harmony_.tokenizer(), reply.tokens), reply.finish,
+                     static_cast<std::int64_t>(reply.tokens.size())};
 }
 
 std::string log_line(const SampleReply& reply) {

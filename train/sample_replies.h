@@ -5,6 +5,8 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +34,9 @@ class SamplePrompts {
   SamplePrompts(const Recipe& recipe, const ModelConfig& config);
 
   [[nodiscard]] std::size_t size() const { return prompts_.size(); }
-  [[nodiscard]] SampleReply answer(std::size_t i, const Transformer& transformer, std::int64_t step) const;
+  /// nullopt if `goes_on`, which is asked after each token, said no.
+  [[nodiscard]] std::optional<SampleReply> answer(std::size_t i, const Transformer& transformer, std::int64_t step,
+                                                  const std::function<bool()>& goes_on) const;
 
  private:
   std::vector<std::string> prompts_;

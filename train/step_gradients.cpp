@@ -125,10 +125,16 @@ Culprit StepGradients::find_culprit(bool on_grid) {
   return first_culprit(ranks_, own);
 }
 
-LossSum StepGradients::validate(bool on_grid) {
+LossSum StepGradients::validate(bool on_grid, const std::function<void()>& check) {
+  // Ranks that check wait for each other, which would leave the stages of a pipeline one at work and the others idle.
+  constexpr std::int64_t kBatchesBetween = 8;
+  const auto every = ranks_.size() == 1 ? 1 : kBatchesBetween * layout_.pipelines;
+  const auto before_batch = [&](std::int64_t number) {
+    if (number % every == 0) check();
+  };
   const LossSum own =
       evaluate(model_.transformer(), files_.validation, recipe_.data.sequence_length * recipe_.train.micro_batch_size,
-               on_grid, {}, {layout_.pipeline, layout_.pipelines}, stage());
+               on_grid, {}, {layout_.pipeline, layout_.pipelines}, stage(), before_batch);
   std::array<double, 3> sums{own.loss, own.weight, static_cast<double>(own.num_learned)};
   ranks_.sum(sums);
   return {sums[0], sums[1], static_cast<std::int64_t>(sums[2])};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <vector>
@@ -37,8 +38,9 @@ class StepGradients {
   /// What was not finite in the step that was computed last, and where it comes from. Zeroes the gradients.
   [[nodiscard]] Culprit find_culprit(bool on_grid);
 
-  /// Loss sum of the validation file.
-  [[nodiscard]] LossSum validate(bool on_grid);
+  /// Loss sum of the validation file. Calls `check`, which may throw, before some of its batches, the same ones in
+  /// every rank.
+  [[nodiscard]] LossSum validate(bool on_grid, const std::function<void()>& check);
 
   [[nodiscard]] Loader& loader() { return loader_; }
   [[nodiscard]] const Loader& loader() const { return loader_; }

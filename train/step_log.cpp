@@ -9,7 +9,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-fs::path keep_steps(const fs::path& file, std::int64_t steps_done) {
+fs::path keep_steps(const fs::path& file, std::int64_t steps_done, std::string_view undone) {
   fs::create_directories(file.parent_path());
   const fs::path rest = file.string() + ".partial";
   fs::remove(rest);
@@ -19,9 +19,9 @@ fs::path keep_steps(const fs::path& file, std::int64_t steps_done) {
     std::string line;
     while (steps_done > 0 && std::getline(in, line) && !in.eof()) {
       const auto object = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-      if (object.is_object() && object.contains("step") && object["step"].is_number_integer() &&
-          object["step"] <= steps_done)
-        out.append(line + "\n");
+      if (!object.is_object() || !object.contains("step") || !object["step"].is_number_integer()) continue;
+      const bool is_undone = object["step"] == steps_done && !undone.empty() && object.contains(undone);
+      if (object["step"] <= steps_done && !is_undone) out.append(line + "\n");
     }
   }
   fs::rename(rest, file);
@@ -30,7 +30,8 @@ fs::path keep_steps(const fs::path& file, std::int64_t steps_done) {
 
 }  // namespace
 
-StepLog::StepLog(const fs::path& file, std::int64_t steps_done) : lines_(keep_steps(file, steps_done)) {}
+StepLog::StepLog(const fs::path& file, std::int64_t steps_done, std::string_view undone)
+    : lines_(keep_steps(file, steps_done, undone)) {}
 
 void StepLog::append(std::string_view line) {
   lines_.append(std::string(line) + "\n");

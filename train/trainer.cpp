@@ -106,7 +106,7 @@ class Run {
       lock.hold(recipe_.output_dir);
       write_run_recipe(recipe_);
       append_session(recipe_.output_dir, this_session(position_.step + 1));
-      record_.open(recipe_, position_.step);
+      record_.open(recipe_, position_.step, position_.evaluation_due);
     }
     return_freed_memory();
   }
@@ -119,7 +119,7 @@ class Run {
       record_.begin_view(total_steps_, gflop_per_token(recipe_, model_.checkpoint().config(), plan_),
                          is_looked_at ? probe_gflop_per_second(recipe_.dtype) : 0.0);
     }
-    if (position_.step == 0) evaluate_now();
+    if (position_.step == 0 || position_.evaluation_due) evaluate_now();
     while (position_.step < total_steps_ && !stopped_early_) {
       if (const auto metrics = step()) keep_books([&] { record_.write(*metrics, seconds_left(metrics->seconds)); });
 
@@ -129,10 +129,7 @@ class Run {
         if (is_due(recipe_.checkpoint.every_steps)) save();
         if (freed_memory_.should_go(position_.step, read_memory_use().rss_bytes)) return_freed_memory();
       });
-      if (is_interrupted()) {
-        save();
-        throw InterruptedError("interrupted after step " + std::to_string(position_.step) + "; go on with --resume");
-      }
+      stop_if_asked();
     }
     save();
     if (position_.step > 0 && updates_done() == 0)
@@ -236,17 +233,38 @@ class Run {
     bookkeeping_seconds_ += seconds_since(start);
   }
 
-  /// The validation and the sample replies that are due after a step, or before the first.
+  /// The validation and the sample replies that are due after a step, or before the first. Where it throws
+  /// InterruptedError, none of it counts, and a run that goes on begins with it.
   void evaluate_now() {
+    const bool was_due = position_.evaluation_due;
+    position_.evaluation_due = true;
+    const RunPosition before = position_;
     validate();
-    for (std::size_t i = 0; prompts_ && i < prompts_->size(); ++i)
-      record_.write(prompts_->answer(i, model_.transformer(), position_.step));
+    double unanswered = answer_prompts() ? 0.0 : 1.0;
+    ranks_.sum({&unanswered, 1});
+    if (unanswered > 0.0) {
+      position_ = before;
+      stop_if_asked();
+    }
+    position_.evaluation_due = false;
+    if (was_due) saved_step_.reset();  // what is saved says that it is due
+  }
+
+  /// False if a signal came before the last reply was whole.
+  bool answer_prompts() {
+    for (std::size_t i = 0; prompts_ && i < prompts_->size(); ++i) {
+      const auto reply =
+          prompts_->answer(i, model_.transformer(), position_.step, [this] { return !interrupt_.is_requested(); });
+      if (!reply) return false;
+      record_.write(*reply);
+    }
+    return true;
   }
 
   void validate() {
     if (!files_.validation) return;
     const auto start = Clock::now();
-    const LossSum sum = gradients_.validate(on_grid(position_.step));
+    const LossSum sum = gradients_.validate(on_grid(position_.step), [&] { stop_if_asked(); });
     if (sum.weight == 0.0)
       throw DataError(recipe_.data.validation->string() + ": no token of it is learned; there is no loss");
     const ValidationMetrics metrics{position_.step, sum.loss / sum.weight, sum.num_learned, seconds_since(start)};
@@ -320,11 +338,13 @@ class Run {
     return recipe_.train.mode == TrainMode::kFull && recipe_.train.mxfp4_finish_steps > 0 &&
            step >= total_steps_ - recipe_.train.mxfp4_finish_steps;
   }
-  /// Whether any rank was asked to stop.
-  [[nodiscard]] bool is_interrupted() const {
+  /// If any rank was asked to stop, saves and throws InterruptedError. Collective.
+  void stop_if_asked() {
     double requests = interrupt_.is_requested() ? 1.0 : 0.0;
     ranks_.sum({&requests, 1});
-    return requests > 0.0;
+    if (requests == 0.0) return;
+    save();
+    throw InterruptedError("interrupted after step " + std::to_string(position_.step) + "; go on with --resume");
   }
   /// The steps that the optimizer and the learning rate know of.
   [[nodiscard]] std::int64_t updates_done() const { return position_.step - position_.skipped_steps; }

@@ -275,6 +275,45 @@ TEST_F(RanksUnderMpi, ASignalToOneRankLetsAllSaveAndEnd) {
   expect_same("one", "stopped");
 }
 
+/// The first rank alone replies, and the others wait for it.
+TEST_F(RanksUnderMpi, ASignalInASampleReplyIsNotPutOff) {
+  std::vector<std::string> arguments = {"train",
+                                        recipe_,
+                                        "train.max_steps=6",
+                                        "evaluation.every_steps=3",
+                                        "evaluation.sample_prompts=[Hello, Count, Tell]",
+                                        "evaluation.sample_tokens=200",
+                                        "output_dir=" + workspace_.path("one")};
+  output_of(arguments);
+  arguments.back() = "output_dir=" + workspace_.path("stopped");
+  const std::string mark = "OSSATURE_RANKS_TEST=" + std::to_string(::getpid()) + ".reply.";
+  ProgramOptions options;
+  options.launcher = mpirun(2);
+  options.launcher.insert(options.launcher.end(), {"-x", mark});
+  const std::string samples = workspace_.path("stopped") + "/samples.jsonl";
+  bool is_sent = false;
+  options.interrupt_when = [&] {
+    if (is_sent || !fs::exists(samples) || lines_of(samples).size() < 4) return false;  // the first after step 3
+    is_sent = true;
+    for (const pid_t rank : ranks_with(mark)) ::kill(rank, SIGTERM);
+    return false;
+  };
+  const ProgramResult result = run_program(arguments, options);
+  EXPECT_TRUE(is_sent);
+  EXPECT_EQ(result.exit_code, 130) << result.err;
+  EXPECT_NE(result.err.find("ossature: error: interrupted after step 3"), std::string::npos) << result.err;
+  EXPECT_TRUE(json::parse(read_bytes(workspace_.path("stopped") + "/checkpoints/step-3/position.json"))
+                  .at("evaluation_due")
+                  .get<bool>());
+  options = {};
+  options.launcher = mpirun(2);
+  arguments.push_back("--resume");
+  const ProgramResult resumed = run_program(arguments, options);
+  ASSERT_EQ(resumed.exit_code, 0) << resumed.err;
+  expect_same("one", "stopped");
+  EXPECT_EQ(lines_of(samples).size(), 9U);
+}
+
 TEST_F(RanksUnderMpi, WhatIsNotFiniteIsFoundWhereverItIs) {
   const std::string bad = workspace_.path("bad"), tokens = workspace_.path("tokens.h5");
   fs::copy(workspace_.path("model"), bad);

@@ -1,6 +1,8 @@
 // A run that was stopped and goes on leaves the same bytes as one that was not.
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
 #include "model/config.h"
 #include "tests/train/small_run.h"
 #include "train/errors.h"
@@ -157,6 +159,55 @@ TEST_F(Resume, KeepsTheBestOfEarlyStopping) {
   // It had ended by itself, so going on once more trains nothing.
   run(parts_, true);
   expect_same_run(parts_.output_dir, whole_.output_dir);
+}
+
+/// On the embedded model, which can reply.
+TEST_F(Resume, AnEvaluationThatWasInterruptedIsDoneAnew) {
+  const fs::path model = fs::path(OSSATURE_SOURCE_DIR) / "recipes/embedded/model";
+  for (Recipe* recipe : {&whole_, &parts_}) {
+    recipe->base_model = model;
+    recipe->data.validation = tokens_;
+    recipe->train.max_steps = 4;
+    recipe->evaluation.every_steps = 2;
+    recipe->evaluation.early_stopping_patience = 3;
+    recipe->evaluation.sample_prompts = {"One", "Two"};
+    recipe->evaluation.sample_tokens = 4;
+  }
+  run(whole_, false);
+  const std::string samples = read_bytes(whole_.output_dir / "samples.jsonl");
+  const auto due = [](const fs::path& run_dir, int step) {
+    std::ifstream file(run_dir / "checkpoints" / ("step-" + std::to_string(step)) / "position.json");
+    return json::parse(file)["evaluation_due"].get<bool>();
+  };
+  struct {
+    const char* at;
+    int step;
+    std::size_t validations, replies;  // written until then
+  } const cases[] = {{"step 0/4  validation", 0, 1, 0}, {"step 2/4  loss", 2, 1, 2}, {"step 2/4  validation", 2, 2, 2},
+                     {"step 2/4  \"One\"", 2, 2, 3},    {"step 4/4  loss", 4, 2, 4}, {"step 4/4  \"One\"", 4, 3, 5}};
+  for (const auto& each : cases) {
+    SCOPED_TRACE(each.at);
+    fs::remove_all(parts_.output_dir);
+    EXPECT_EQ(run_until(parts_, each.at),
+              "interrupted after step " + std::to_string(each.step) + "; go on with --resume");
+    EXPECT_EQ(metrics_with(parts_.output_dir, "validation_loss").size(), each.validations);
+    const std::string replies = read_bytes(parts_.output_dir / "samples.jsonl");
+    EXPECT_EQ(static_cast<std::size_t>(std::count(replies.begin(), replies.end(), '\n')), each.replies);
+    EXPECT_TRUE(due(parts_.output_dir, each.step));
+    const fs::path saved = scratch_.path() / "saved";
+    fs::remove_all(saved);
+    fs::copy(parts_.output_dir / "checkpoints", saved, fs::copy_options::recursive);
+    for (int kills = 0; kills < 2; ++kills) {
+      run(parts_, true);
+      expect_same_run(parts_.output_dir, whole_.output_dir);
+      EXPECT_TRUE(read_bytes(parts_.output_dir / "samples.jsonl") == samples);
+      EXPECT_FALSE(due(parts_.output_dir, 4));
+      // As if a kill had come before the next checkpoint.
+      fs::remove_all(parts_.output_dir / "adapter");
+      fs::remove_all(parts_.output_dir / "checkpoints");
+      fs::copy(saved, parts_.output_dir / "checkpoints", fs::copy_options::recursive);
+    }
+  }
 }
 
 TEST_F(Resume, FullModeToo) {
