@@ -12,10 +12,8 @@
 namespace ossature {
 namespace {
 
-/// Rows that are worked on together: a column waits for the one before, so two vectors at a time.
+/// Rows that are worked on together: a column waits for the one before, so two vectors or more at a time.
 constexpr std::int64_t kLanes = 32;
-/// Sums over the rank stay in registers as values of this type, which an array would not.
-using Vector = float __attribute__((vector_size(64), aligned(4), may_alias));
 
 /// lambda in units of the mean |q_j|^2: it breaks ties towards the nearest value, and costs some of the gain when it is
 /// large (of an adapter that moved experts by 0.31 %: 0.1 up to 3 thousandths, 10 up to 3 percent).
@@ -39,6 +37,8 @@ struct Rows {
   std::uint16_t* results;  // [columns, kLanes]
 };
 
+/// With vectors as wide as the processor's registers; wider ones are taken apart in memory, many times slower.
+template <int kWidth>
 struct RoundRows {
   /// Returns the largest magnitude of a result, as bits.
   OSSATURE_INLINE static std::uint32_t run(const Rows& rows) {
@@ -48,19 +48,21 @@ struct RoundRows {
   }
 
  private:
+  typedef float Vector __attribute__((vector_size(kWidth * sizeof(float)), aligned(4), may_alias));
+
   OSSATURE_INLINE static std::uint32_t one_pass(const Rows& rows) {
     alignas(64) float along[kLanes], change[kLanes];
     alignas(64) std::uint32_t largest[kLanes] = {};
     for (std::int64_t j = 0; j < rows.columns; ++j) {
       const float* q = rows.basis + j * rows.rank;
-      Vector first = {}, second = {};
+      Vector products[kLanes / kWidth] = {};
       for (std::int64_t k = 0; k < rows.rank; ++k) {
-        const auto* sum = reinterpret_cast<const Vector*>(rows.sums + k * kLanes);
-        first += sum[0] * q[k];
-        second += sum[1] * q[k];
+        const Vector* sum = reinterpret_cast<const Vector*>(rows.sums + k * kLanes);
+#pragma GCC unroll 8
+        for (int i = 0; i < kLanes / kWidth; ++i) products[i] += sum[i] * q[k];
       }
-      reinterpret_cast<Vector*>(along)[0] = first;
-      reinterpret_cast<Vector*>(along)[1] = second;
+#pragma GCC unroll 8
+      for (int i = 0; i < kLanes / kWidth; ++i) reinterpret_cast<Vector*>(along)[i] = products[i];
       const float square = rows.square[j], weight = square + rows.nearest;
       const float* wanted_values = rows.wanted + j * kLanes;
       float* errors = rows.errors + j * kLanes;
@@ -92,6 +94,13 @@ struct RoundRows {
     return *std::max_element(largest, largest + kLanes);
   }
 };
+
+std::uint32_t round_rows(const Rows& rows) {
+  using namespace vector_math;
+  static const auto fastest_here =
+      fastest(run_wide<RoundRows<16>, Rows>, run_avx2<RoundRows<8>, Rows>, run_plain<RoundRows<4>, Rows>);
+  return fastest_here(rows);
+}
 
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0.0;
@@ -153,7 +162,7 @@ bool BalancedRounding::round(const float* rows, std::int64_t count, Order order,
     transpose(rows + first * columns_, lanes, columns_, columns_, wanted.data(), kLanes);
     const Rows some = {columns_,    rank_,         basis_.data(), square_.data(), nearest_,
                        sums.data(), wanted.data(), errors.data(), results.data()};
-    largest = std::max(largest, vector_math::run_fastest<RoundRows>(some));
+    largest = std::max(largest, round_rows(some));
     if (order == Order::kRows) {
       transpose(results.data(), columns_, lanes, kLanes, out + first * stride, stride);
     } else {
