@@ -6,6 +6,7 @@
 #include <limits>
 #include <sstream>
 
+#include "model/bf16_tiles.h"
 #include "model/head.h"
 #include "model/transformer.h"
 #include "train/optimizer.h"
@@ -14,8 +15,8 @@ namespace ossature {
 namespace {
 
 /// LibTorch's and our own code, half of it, and data, pools of memory, the loader: measured on the embedded model and
-/// on gpt-oss-20b's shape.
-constexpr std::int64_t kProgramBytes = 230'000'000;
+/// on gpt-oss-20b's shape. What LibTorch compiles for products of bfloat16, where the processor has them, is apart.
+constexpr std::int64_t kProgramBytes = 175'000'000, kCompiledBytes = 55'000'000;
 /// What a chat's beginning takes beside the text of a prompt: some 60, of gpt-oss's tokenizer and of the embedded
 /// model's.
 constexpr std::int64_t kHarmonyTokens = 64;
@@ -92,7 +93,7 @@ MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std
   const auto tokens = recipe.data.sequence_length * recipe.train.micro_batch_size;
   const TokenBytes token = token_bytes(recipe, model);
   MemoryNeeds needs;
-  needs.program = kProgramBytes;
+  needs.program = kProgramBytes + (tiles::has_bf16_products() ? kCompiledBytes : 0);
   const auto embedding = 2 * model.vocab_size * model.hidden_size;  // and as much the head
   for (const auto bytes : checkpoint.layer_bytes(0)) needs.layer_weights += static_cast<std::int64_t>(bytes.size());
   needs.num_layers = model.num_hidden_layers;
