@@ -175,10 +175,16 @@ const Kernels& kernels() {
   return *chosen;
 }
 
-/// c [m, n] = a [m, k] b [k, n], row-major, on the calling thread.
+/// c [m, n] = a [m, k] b [k, n], row-major, on the calling thread. The library's product reads operands as they lie:
+/// where second-level caches are small, as with AVX2 alone, it gets so much of them at a time that they stay in it.
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const float* a, std::int64_t lda, const float* b,
               std::int64_t ldb, float* c, std::int64_t ldc) {
-  at::native::cpublas::brgemm(m, n, k, lda, ldb, ldc, /*add_C=*/false, a, b, c, /*is_vnni=*/false);
+  constexpr std::int64_t kDepth = 128;  // 64 KiB of b; 256 is a tenth slower, all at once less than half as fast
+  const auto depth = is_wide() ? k : kDepth;
+  for (std::int64_t first = 0; first < k; first += depth) {
+    at::native::cpublas::brgemm(m, n, std::min(depth, k - first), lda, ldb, ldc, /*add_C=*/first > 0, a + first,
+                                b + first * ldb, c, /*is_vnni=*/false);
+  }
 }
 
 double dot(const float* a, const float* b, std::int64_t size) {
