@@ -95,13 +95,6 @@ struct RoundRows {
   }
 };
 
-std::uint32_t round_rows(const Rows& rows) {
-  using namespace vector_math;
-  static const auto fastest_here =
-      fastest(run_wide<RoundRows<16>, Rows>, run_avx2<RoundRows<8>, Rows>, run_plain<RoundRows<4>, Rows>);
-  return fastest_here(rows);
-}
-
 double dot(const std::vector<double>& a, const std::vector<double>& b) {
   double sum = 0.0;
   for (std::size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
@@ -162,7 +155,7 @@ bool BalancedRounding::round(const float* rows, std::int64_t count, Order order,
     transpose(rows + first * columns_, lanes, columns_, columns_, wanted.data(), kLanes);
     const Rows some = {columns_,    rank_,         basis_.data(), square_.data(), nearest_,
                        sums.data(), wanted.data(), errors.data(), results.data()};
-    largest = std::max(largest, round_rows(some));
+    largest = std::max(largest, vector_math::run_fastest_of<RoundRows<16>, RoundRows<8>, RoundRows<4>>(some));
     if (order == Order::kRows) {
       transpose(results.data(), columns_, lanes, kLanes, out + first * stride, stride);
     } else {

@@ -36,10 +36,6 @@ inline constexpr std::int64_t kMaxTokenBlock = 128;
 [[nodiscard]] inline std::int64_t token_block() {
   return has_bf16_products() ? 32 : kMaxTokenBlock;
 }
-/// Of a block of `count` tokens.
-[[nodiscard]] inline std::int64_t block_width(std::int64_t count) {
-  return (count + kBlockUnit - 1) / kBlockUnit * kBlockUnit;
-}
 
 /// c [m, n] = a [m, k] b, or c += a b; b [k, n] in pairs order, k even. `lda` and `ldc` are row strides.
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda, const BFloat16* b,

@@ -25,7 +25,7 @@ std::vector<Block> blocks_of(const Assignments& assigned) {
   for (std::int64_t e = 0; e < assigned.num_experts(); ++e) {
     for (auto first = assigned.first(e); first < assigned.first(e + 1); first += tiles::token_block()) {
       const auto count = std::min(tiles::token_block(), assigned.first(e + 1) - first);
-      const auto width = tiles::block_width(count);
+      const auto width = tiles::round_up(count, tiles::kBlockUnit);
       blocks.push_back({e, first, count, width, column});
       column += width;
     }

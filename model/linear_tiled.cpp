@@ -57,7 +57,7 @@ void product(const BFloat16* x, std::int64_t num_tokens, const at::Tensor& weigh
   const Buffer<BFloat16> packed(num_blocks * block_size * inputs);
   const Buffer<BFloat16> packed_pair(num_blocks * block_size * pair.rank);
   const auto count_of = [&](std::int64_t block) { return std::min(block_size, num_tokens - block * block_size); };
-  const auto width_of = [&](std::int64_t block) { return tiles::block_width(count_of(block)); };
+  const auto width_of = [&](std::int64_t block) { return tiles::round_up(count_of(block), tiles::kBlockUnit); };
   tiles::for_each_task(num_blocks, [&] {
     return [&](std::int64_t block) {
       const auto first = block * block_size, count = count_of(block);

@@ -49,11 +49,16 @@ template <typename Body, typename... Arguments>
   return Body::run(arguments...);
 }
 
+/// Runs what is the fastest here, where each kind of processor has a body of its own.
+template <typename Wide, typename Avx2, typename Plain, typename... Arguments>
+auto run_fastest_of(Arguments... arguments) {
+  return fastest(run_wide<Wide, Arguments...>, run_avx2<Avx2, Arguments...>,
+                 run_plain<Plain, Arguments...>)(arguments...);
+}
 /// Runs the copy of Body::run that is the fastest here. Arguments are passed by value: pointers and numbers.
 template <typename Body, typename... Arguments>
 auto run_fastest(Arguments... arguments) {
-  return fastest(run_wide<Body, Arguments...>, run_avx2<Body, Arguments...>,
-                 run_plain<Body, Arguments...>)(arguments...);
+  return run_fastest_of<Body, Body, Body>(arguments...);
 }
 
 OSSATURE_INLINE float load(float value) {

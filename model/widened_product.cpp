@@ -148,13 +148,8 @@ struct Product {
 void widened_multiply(std::int64_t m, std::int64_t n, std::int64_t k, const BFloat16* a, std::int64_t lda,
                       const BFloat16* b, std::int64_t ldb, float* c, std::int64_t ldc, bool add) {
   thread_local const Buffer<float> panels(kDepth * kColumns), rows(kDepth * Wide::kRows);
-  if (instructions() >= Instructions::kAvx512) {
-    vector_math::run_wide<Product<Wide>>(m, n, k, a, lda, b, ldb, c, ldc, add, panels.data(), rows.data());
-  } else if (instructions() >= Instructions::kAvx2) {
-    vector_math::run_avx2<Product<Narrow>>(m, n, k, a, lda, b, ldb, c, ldc, add, panels.data(), rows.data());
-  } else {
-    vector_math::run_plain<Product<Plain>>(m, n, k, a, lda, b, ldb, c, ldc, add, panels.data(), rows.data());
-  }
+  vector_math::run_fastest_of<Product<Wide>, Product<Narrow>, Product<Plain>>(m, n, k, a, lda, b, ldb, c, ldc, add,
+                                                                              panels.data(), rows.data());
 }
 
 }  // namespace ossature::tiles

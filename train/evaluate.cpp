@@ -16,10 +16,9 @@ LossSum evaluate(const Transformer& transformer, const std::shared_ptr<const Tok
                  std::int64_t max_tokens, bool experts_on_grid, const std::function<void(std::int64_t)>& progress,
                  Share share, const Stage* stage, const std::function<void(std::int64_t)>& before_batch) {
   LossSum sum;
-  std::int64_t done = 0, number = -1;
+  std::int64_t done = 0;
   SequentialReader reader(file, max_tokens);
-  while (const auto batch = reader.next()) {
-    ++number;
+  for (std::int64_t number = 0; const auto batch = reader.next(); ++number) {
     if (before_batch) before_batch(number);
     if (number % share.of != share.first) continue;
     const LossSum part = evaluate(transformer, rows_of(*batch), experts_on_grid, stage);

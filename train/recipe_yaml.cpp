@@ -16,7 +16,7 @@ constexpr int kMaxNodes = 100'000;  // bounds what aliases of aliases expand to
 
 /// A comment after the text. yaml-cpp takes the end of the text for the end of a quote that is not closed; then this is
 /// in it.
-constexpr std::string_view kEnd = "\n# end of the recipe 5f1c7b0e\n";
+constexpr std::string_view kEnd = "# end of the recipe 5f1c7b0e";
 
 class Converter {
  public:
@@ -34,7 +34,7 @@ class Converter {
       case YAML::NodeType::Scalar:
         result.kind = YamlNode::Kind::kScalar;
         result.text = node.Scalar();
-        if (result.text.find(kEnd.substr(1, kEnd.size() - 2)) != std::string::npos)
+        if (result.text.find(kEnd) != std::string::npos)
           throw YamlSyntaxError{result.line, result.column,
                                 "a quote begins here and is not closed; expected the same quote at the value's end"};
         result.quoted = node.Tag() == "!";  // yaml-cpp's mark of a quoted or block scalar; a plain one has "?"
@@ -89,7 +89,7 @@ YamlNode parse_yaml(const std::string& text) {
     throw YamlSyntaxError{line, 1, "a zero byte; expected YAML text"};
   }
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text + std::string(kEnd));
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text + '\n' + std::string(kEnd) + '\n');
     if (documents.empty()) return {};
     if (documents.size() > 1) {
       const YAML::Mark mark = documents[1].Mark();
