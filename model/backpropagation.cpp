@@ -85,7 +85,7 @@ class LayerWork {
   [[nodiscard]] std::int64_t first_trained() const { return first_trained_; }
 
   void enter(std::int64_t n, std::int64_t next) const {
-    if (options_.pager != nullptr) options_.pager->enter(n, std::clamp(next, stage_.first_layer, stage_.end_layer - 1));
+    transformer_.enter(n, std::clamp(next, stage_.first_layer, stage_.end_layer - 1));
   }
 
   /// Makes room for what will come from there: outputs of the stage before, or gradients from the one after.
@@ -240,7 +240,10 @@ at::Tensor forward(const Transformer& transformer, const TokenRows& rows, bool e
     layers.link->begin_receive(StageLink::Neighbour::kBefore, x);
     layers.link->wait_received(StageLink::Neighbour::kBefore);
   }
-  for (std::int64_t n = layers.first_layer; n < layers.end_layer; ++n) x = transformer.run_layer(n, x, pass);
+  for (std::int64_t n = layers.first_layer; n < layers.end_layer; ++n) {
+    transformer.enter(n, std::min(n + 1, layers.end_layer - 1));
+    x = transformer.run_layer(n, x, pass);
+  }
   if (!layers.is_last) layers.link->send(StageLink::Neighbour::kAfter, x.contiguous());
   return x;
 }

@@ -14,7 +14,6 @@
 #include <ATen/core/Tensor.h>
 
 #include "model/head.h"
-#include "model/layer_pager.h"
 #include "model/stage.h"
 #include "model/transformer.h"
 
@@ -34,7 +33,6 @@ struct BackpropagationOptions {
   std::int64_t kept_layers = 0;       // of the layers that train, the last ones, which do not run again
   const Stage* stage = nullptr;       // the layers to compute, where ranks share them; its kept_layers are its own
   bool experts_on_grid = false;       // see ExpertsOptions
-  LayerPager* pager = nullptr;        // of the transformer's checkpoint, if it is to be read as it is used
   RouterLoad* router_load = nullptr;  // counts each token once in each layer, if given
   // Hears of each layer that trains when the gradients of its parameters are complete, the last layer first.
   std::function<void(std::int64_t)> on_layer_done = {};

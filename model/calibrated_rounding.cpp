@@ -11,7 +11,6 @@
 
 #include "model/calibration.h"
 #include "model/checkpoint_writer.h"
-#include "model/layer_pager.h"
 #include "model/requantize.h"
 #include "model/safetensors.h"
 
@@ -182,10 +181,9 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
     if (finished(file_of(options, n), key, weights.back()) == nullptr) num_layers = n + 1;
   }
 
-  LayerPager pager(base);
   std::optional<CalibrationPass> pass;
   if (num_layers > 0) {
-    pass.emplace(transformer, batches, &pager);
+    pass.emplace(transformer, batches);
     base.release("model.embed_tokens.weight");  // not read again
   }
   const auto num_tokens = pass ? pass->num_tokens() : 0;

@@ -19,8 +19,8 @@ struct CalibrationPass::Batch {
       : placed(transformer, rows), x(transformer.embed(placed.tokens)) {}
 };
 
-CalibrationPass::CalibrationPass(const Transformer& transformer, std::span<const TokenRows> batches, LayerPager* pager)
-    : transformer_(transformer), pager_(pager) {
+CalibrationPass::CalibrationPass(const Transformer& transformer, std::span<const TokenRows> batches)
+    : transformer_(transformer) {
   at::NoGradGuard no_grad;
   for (const TokenRows& rows : batches) batches_.push_back(std::make_unique<Batch>(transformer, rows));
 }
@@ -42,7 +42,7 @@ void CalibrationPass::run_layer(MomentSums* gate_up, MomentSums* down,
   at::NoGradGuard no_grad;
   const ModelConfig& config = transformer_.config();
   const auto n = layer_;
-  if (pager_ != nullptr) pager_->enter(n, std::min(n + 1, config.num_hidden_layers - 1));
+  transformer_.enter(n, std::min(n + 1, config.num_hidden_layers - 1));
   const Layer& layer = transformer_.layers()[static_cast<std::size_t>(n)];
   const LowRank &first_pair = layer.experts.gate_up_low_rank, &second_pair = layer.experts.down_low_rank;
   for (const auto& batch : batches_) {

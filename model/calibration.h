@@ -10,7 +10,6 @@
 
 #include "model/backpropagation.h"
 #include "model/input_moments.h"
-#include "model/layer_pager.h"
 #include "model/transformer.h"
 
 namespace ossature {
@@ -18,8 +17,8 @@ namespace ossature {
 class CalibrationPass {
  public:
   /// `batches` are samples of the data as micro-batches (loss weights are not looked at); they, the transformer (on the
-  /// CPU, with its adapter attached) and the pager, if there is one, must outlive the pass. Holds 4 H bytes a token.
-  CalibrationPass(const Transformer& transformer, std::span<const TokenRows> batches, LayerPager* pager = nullptr);
+  /// CPU, with its adapter attached) must outlive the pass. Holds 4 H bytes a token.
+  CalibrationPass(const Transformer& transformer, std::span<const TokenRows> batches);
   ~CalibrationPass();
   CalibrationPass(const CalibrationPass&) = delete;
   CalibrationPass& operator=(const CalibrationPass&) = delete;
@@ -37,7 +36,6 @@ class CalibrationPass {
  private:
   struct Batch;
   const Transformer& transformer_;
-  LayerPager* pager_;
   std::vector<std::unique_ptr<Batch>> batches_;
   std::int64_t layer_ = 0;
 };

@@ -49,8 +49,8 @@ void Checkpoint::release(std::string_view name) const {
 std::vector<StoredTensor> Checkpoint::stored_tensors() const {
   return contents_->stored_tensors();
 }
-std::vector<std::span<const std::byte>> Checkpoint::layer_bytes(std::int64_t n) const {
-  return contents_->layer_bytes(n);
+std::vector<MappedPart> Checkpoint::layer_parts(std::int64_t n) const {
+  return contents_->layer_parts(n);
 }
 void Checkpoint::write_companions(const fs::path& to) const {
   contents_->write_companions(to);

@@ -20,6 +20,7 @@
 
 #include "model/config.h"
 #include "model/gguf.h"
+#include "model/mapped_file.h"
 #include "model/mxfp4.h"
 #include "model/safetensors.h"
 
@@ -95,8 +96,8 @@ class Checkpoint {
   /// Lets the pages of a tensor or an expert weight leave the resident memory; they are read again when needed.
   void release(std::string_view name) const;
 
-  /// Where the tensors of layer `n` lie in the mappings.
-  [[nodiscard]] std::vector<std::span<const std::byte>> layer_bytes(std::int64_t n) const;
+  /// The tensors of layer `n`, as they lie in the files.
+  [[nodiscard]] std::vector<MappedPart> layer_parts(std::int64_t n) const;
 
   /// Writes tokenizer, chat template and generation settings into `to`: copies of the files that lie beside the
   /// weights, or files made of what a GGUF file says.

@@ -24,7 +24,7 @@ class CheckpointContents {
   virtual void check_scales() const = 0;
   virtual void release(const std::string& name) const = 0;
   [[nodiscard]] virtual std::vector<StoredTensor> stored_tensors() const = 0;
-  [[nodiscard]] virtual std::vector<std::span<const std::byte>> layer_bytes(std::int64_t n) const = 0;
+  [[nodiscard]] virtual std::vector<MappedPart> layer_parts(std::int64_t n) const = 0;
   virtual void write_companions(const std::filesystem::path& to) const = 0;
   [[nodiscard]] virtual GgufKeyValues gguf_tokenizer() const = 0;
 

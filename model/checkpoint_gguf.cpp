@@ -94,11 +94,11 @@ class GgufContents final : public CheckpointContents {
     return all;
   }
 
-  [[nodiscard]] std::vector<std::span<const std::byte>> layer_bytes(std::int64_t n) const override {
+  [[nodiscard]] std::vector<MappedPart> layer_parts(std::int64_t n) const override {
     const std::string prefix = "blk." + std::to_string(n) + ".";
-    std::vector<std::span<const std::byte>> all;
+    std::vector<MappedPart> all;
     for (const GgufTensor& info : file_->tensors())
-      if (info.name.starts_with(prefix)) all.push_back(file_->bytes(info));
+      if (info.name.starts_with(prefix)) all.push_back({file_->file(), file_->bytes(info)});
     return all;
   }
 

@@ -141,11 +141,11 @@ class SafetensorsContents final : public CheckpointContents {
     return all;
   }
 
-  [[nodiscard]] std::vector<std::span<const std::byte>> layer_bytes(std::int64_t n) const override {
+  [[nodiscard]] std::vector<MappedPart> layer_parts(std::int64_t n) const override {
     const std::string prefix = (layout_ == Layout::kOpenAi ? "block." : "model.layers.") + std::to_string(n) + ".";
-    std::vector<std::span<const std::byte>> all;
+    std::vector<MappedPart> all;
     for (auto it = stored_.lower_bound(prefix); it != stored_.end() && it->first.starts_with(prefix); ++it) {
-      all.push_back(it->second.file->bytes(*it->second.info));
+      all.push_back({it->second.file->file(), it->second.file->bytes(*it->second.info)});
     }
     return all;
   }

@@ -66,6 +66,7 @@ class GgufFile {
   static std::shared_ptr<const GgufFile> open(const std::filesystem::path& path);
 
   [[nodiscard]] const std::filesystem::path& path() const { return file_->path(); }
+  [[nodiscard]] const std::shared_ptr<const MappedFile>& file() const { return file_; }
   [[nodiscard]] const GgufKeyValues& key_values() const { return key_values_; }
   /// nullptr if absent.
   [[nodiscard]] const GgufValue* find_value(std::string_view key) const;

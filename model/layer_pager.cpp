@@ -1,27 +1,27 @@
 #include "model/layer_pager.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <span>
-
-#include "model/mapped_pages.h"
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22  // Linux 5.14; older kernels refuse it
-#endif
+#include <utility>
 
 namespace ossature {
 namespace {
 
-/// What is asked of the disk at once: enough to keep it busy, little enough that a pager stops soon.
-constexpr std::size_t kPiece = 32u << 20;
+/// Whether layer `n` of `all` is one of `some` that are spread evenly.
+bool is_one_of(std::int64_t n, std::int64_t some, std::int64_t all) {
+  return (n + 1) * some / all > n * some / all;
+}
 
 }  // namespace
 
-LayerPager::LayerPager(const Checkpoint& checkpoint) {
-  for (std::int64_t n = 0; n < checkpoint.config().num_hidden_layers; ++n) layers_.push_back(checkpoint.layer_bytes(n));
-  states_.resize(layers_.size(), State::kUnknown);
+LayerPager::LayerPager(const std::vector<Layer>& layers, const Checkpoint& checkpoint, std::int64_t cached_layers) {
+  const auto num_layers = static_cast<std::int64_t>(layers.size());
+  cached_layers = std::min(cached_layers, num_layers);
+  for (std::int64_t n = 0; n < num_layers; ++n) {
+    const bool is_cached = is_one_of(n, cached_layers, num_layers);
+    entries_.push_back({PagedLayer(layers[static_cast<std::size_t>(n)], checkpoint.layer_parts(n)),
+                        is_cached ? ReadWay::kCached : ReadWay::kDirect});
+  }
   reader_ = std::thread([this] { read_ahead(); });
 }
 
@@ -32,33 +32,55 @@ LayerPager::~LayerPager() {
   }
   wanted_.notify_one();
   reader_.join();
+  for (Entry& entry : entries_) entry.layer.point_back();
 }
 
 void LayerPager::enter(std::int64_t n, std::int64_t next) {
   const auto present = static_cast<std::size_t>(n), coming = static_cast<std::size_t>(next);
+  const auto is_due = [&](std::size_t i) { return i == present || i == coming; };
   std::unique_lock lock(mutex_);
-  std::vector<std::size_t> passed;
-  for (std::size_t i = 0; i < layers_.size(); ++i) {
-    if (i == present || i == coming) {
-      if (states_[i] == State::kWanted || states_[i] == State::kRead) continue;
-      states_[i] = State::kWanted;
-    } else if (states_[i] != State::kReleased) {
-      states_[i] = State::kReleased;
-      passed.push_back(i);
-    }
-  }
-  // The present one first; what is no longer wanted is dropped, and the reader leaves it where it is.
   queue_.clear();
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    if (!is_due(i)) entries_[i].state = State::kLetGo;
+  }
+  // Its memory is another layer's as soon as the reader has left it.
+  read_.wait(lock, [&] { return being_read_ == kNone || is_due(being_read_); });
+  for (std::size_t i = 0; i < entries_.size(); ++i) {
+    Entry& entry = entries_[i];
+    entry.layer.release_mapping();  // whoever used layers without asking has touched its pages
+    if (is_due(i)) continue;
+    entry.layer.point_back();
+    entry.memory = kNone;
+  }
   for (const std::size_t i : {present, coming}) {
-    if (states_[i] == State::kWanted && (queue_.empty() || queue_.back() != i)) queue_.push_back(i);
+    Entry& entry = entries_[i];
+    if (entry.state == State::kLetGo) {
+      entry.memory = free_memory();
+      entry.state = State::kWanted;
+    }
+    const bool is_queued = !queue_.empty() && queue_.back() == i;
+    if (entry.state == State::kWanted && being_read_ != i && !is_queued) queue_.push_back(i);
   }
   wanted_.notify_one();
-  lock.unlock();
-  for (const std::size_t i : passed) {
-    for (const auto bytes : layers_[i]) release_pages(bytes);
+  Entry& entry = entries_[present];
+  read_.wait(lock, [&] { return entry.state != State::kWanted; });
+  if (entry.state != State::kRead) std::rethrow_exception(std::exchange(error_, nullptr));
+  entry.layer.point_to(memories_[entry.memory].bytes());
+}
+
+std::size_t LayerPager::free_memory() {
+  for (std::size_t i = 0; i < memories_.size(); ++i) {
+    if (std::none_of(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.memory == i; })) return i;
   }
-  lock.lock();
-  read_.wait(lock, [&] { return states_[present] == State::kRead; });
+  std::size_t size = 0;
+  for (const Entry& entry : entries_) size = std::max(size, entry.layer.size());
+  memories_.emplace_back(size);
+  return memories_.size() - 1;
+}
+
+bool LayerPager::is_wanted(std::size_t number) {
+  const std::lock_guard lock(mutex_);
+  return !stops_ && entries_[number].state == State::kWanted;
 }
 
 void LayerPager::read_ahead() {
@@ -66,31 +88,23 @@ void LayerPager::read_ahead() {
   while (true) {
     wanted_.wait(lock, [&] { return stops_ || !queue_.empty(); });
     if (stops_) return;
-    const std::size_t layer = queue_.front();
+    const std::size_t number = being_read_ = queue_.front();
+    queue_.pop_front();
+    Entry& entry = entries_[number];
+    const std::span<std::byte> memory = memories_[entry.memory].bytes();
     lock.unlock();
-    read(layer);
-    lock.lock();
-    if (states_[layer] == State::kWanted) states_[layer] = State::kRead;
-    if (!queue_.empty() && queue_.front() == layer) queue_.pop_front();
-    read_.notify_all();
-  }
-}
-
-void LayerPager::read(std::size_t layer) {
-  std::vector<std::span<std::byte>> pieces;
-  for (const auto bytes : layers_[layer]) {
-    for (auto rest = touched_pages(bytes); !rest.empty(); rest = rest.subspan(std::min(kPiece, rest.size()))) {
-      pieces.push_back(rest.first(std::min(kPiece, rest.size())));
+    bool is_read = false;
+    std::exception_ptr error;
+    try {
+      is_read = entry.layer.read(memory, entry.way, [&] { return !is_wanted(number); });
+    } catch (...) {
+      error = std::current_exception();
     }
-  }
-  const auto is_called_off = [&] {
-    const std::lock_guard lock(mutex_);
-    return stops_ || states_[layer] != State::kWanted;
-  };
-  for (std::size_t i = 0; i < pieces.size() && !is_called_off(); ++i) {
-    if (i == 0) madvise(pieces[0].data(), pieces[0].size(), MADV_WILLNEED);
-    if (i + 1 < pieces.size()) madvise(pieces[i + 1].data(), pieces[i + 1].size(), MADV_WILLNEED);
-    madvise(pieces[i].data(), pieces[i].size(), MADV_POPULATE_READ);
+    lock.lock();
+    if (error) error_ = error;
+    if (entry.state == State::kWanted) entry.state = is_read ? State::kRead : State::kLetGo;
+    being_read_ = kNone;
+    read_.notify_all();
   }
 }
 

@@ -1,43 +1,61 @@
-// Weights of a mapped checkpoint that is larger than memory: the layer that comes next is read ahead by a thread of its
-// own while the present one computes, and the pages of a layer that was passed are let go.
+// Weights of a checkpoint that is larger than memory: the layer that comes next is read by threads of the pager's own
+// while the present one computes, into memory of the program's, of which there is enough for two layers.
+//
+// Most layers come past the page cache: that takes least of the processor, and the disk gives most. As many as there is
+// memory for that nobody has asked for come through it, and are found there the next time. Those are spread evenly
+// among the others, so that the disk always has something to do.
 #pragma once
 
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <exception>
 #include <mutex>
-#include <span>
 #include <thread>
 #include <vector>
 
 #include "model/checkpoint.h"
+#include "model/paged_layer.h"
 
 namespace ossature {
 
 class LayerPager {
  public:
-  explicit LayerPager(const Checkpoint& checkpoint);
-  /// Waits for the part of a layer that is being read.
+  /// `layers` take their tensors from `checkpoint`; `cached_layers` of them come through the page cache, all if there
+  /// are no more.
+  LayerPager(const std::vector<Layer>& layers, const Checkpoint& checkpoint, std::int64_t cached_layers);
+  /// Waits for the part of a layer that is being read, and leaves all tensors in the mapping.
   ~LayerPager();
   LayerPager(const LayerPager&) = delete;
   LayerPager& operator=(const LayerPager&) = delete;
 
   /// Layer `n` is about to be used, and after it layer `next`; `next` == `n`: none. All other layers are let go, `n` is
-  /// waited for, and `next` begins to be read.
+  /// waited for, and `next` begins to be read. Throws CheckpointError if a file cannot be read.
   void enter(std::int64_t n, std::int64_t next);
 
  private:
-  enum class State { kUnknown, kWanted, kRead, kReleased };  // unknown: whoever came before may have touched it
+  enum class State { kLetGo, kWanted, kRead };
+  static constexpr std::size_t kNone = ~std::size_t{0};
+
+  struct Entry {
+    PagedLayer layer;
+    ReadWay way;
+    State state = State::kLetGo;
+    std::size_t memory = kNone;  // which of memories_ it has
+  };
 
   void read_ahead();
-  void read(std::size_t layer);
+  [[nodiscard]] bool is_wanted(std::size_t number);
+  [[nodiscard]] std::size_t free_memory();
 
-  std::vector<std::vector<std::span<const std::byte>>> layers_;
+  std::vector<Entry> entries_;
+  std::vector<PageMemory> memories_;
   std::mutex mutex_;
   std::condition_variable wanted_, read_;
-  std::vector<State> states_;
-  std::deque<std::size_t> queue_;  // wanted layers in their order
+  std::deque<std::size_t> queue_;  // wanted layers that nobody reads yet, in their order
+  std::size_t being_read_ = kNone;
+  std::exception_ptr error_;  // why the layer that was read last could not be
   bool stops_ = false;
   std::thread reader_;  // last: it uses all above
 };

@@ -1,13 +1,19 @@
-// A read-only mapping of a file of weights.
+// A file of weights: mapped read-only, and read past the page cache.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 
 namespace ossature {
+
+/// How bytes come from the disk: without a place in the page cache (O_DIRECT), which takes least of the processor and
+/// leaves the cache to others, or through it, where they may be found the next time.
+enum class ReadWay { kDirect, kCached };
 
 /// The bytes of one file, mapped: touched only by whoever reads them. Safe to share between threads.
 class MappedFile {
@@ -23,11 +29,26 @@ class MappedFile {
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
   [[nodiscard]] std::span<const std::byte> bytes() const { return {static_cast<const std::byte*>(mapping_), size_}; }
 
+  /// Reads the bytes from `offset` on, past the mapping. `offset`, `into` and its size are multiples of a page; what
+  /// lies past the file's end gets anything. Throws CheckpointError if it cannot be read.
+  void read(std::uint64_t offset, std::span<std::byte> into, ReadWay way) const;
+  /// Whether its file system knows the direct way; where it does not, read() takes the other.
+  [[nodiscard]] bool reads_directly() const;
+
  private:
   MappedFile() = default;
   std::filesystem::path path_;
+  int descriptor_ = -1;
   void* mapping_ = nullptr;
   std::size_t size_ = 0;
+  mutable std::once_flag opened_directly_;
+  mutable int direct_descriptor_ = -1;
+};
+
+/// Bytes of a mapped file, and the file.
+struct MappedPart {
+  std::shared_ptr<const MappedFile> file;
+  std::span<const std::byte> bytes;
 };
 
 }  // namespace ossature

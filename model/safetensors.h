@@ -45,6 +45,7 @@ class SafetensorsFile {
   static std::shared_ptr<const SafetensorsFile> open(const std::filesystem::path& path);
 
   [[nodiscard]] const std::filesystem::path& path() const { return file_->path(); }
+  [[nodiscard]] const std::shared_ptr<const MappedFile>& file() const { return file_; }
   /// In the order of their bytes in the file.
   [[nodiscard]] const std::vector<TensorInfo>& tensors() const { return tensors_; }
   /// nullptr if absent.

@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 
+#include "model/layer_pager.h"
 #include "model/rms_norm.h"
 
 namespace ossature {
@@ -59,6 +60,14 @@ Transformer::Transformer(const Checkpoint& checkpoint, at::ScalarType dtype, at:
     layer.experts.down_bias = get(prefix + "mlp.experts.down_proj_bias");
     layers_.push_back(std::move(layer));
   }
+}
+
+void Transformer::read_as_used(std::int64_t cached_layers) {
+  if (device_.is_cpu()) pager_ = std::make_shared<LayerPager>(layers_, checkpoint_, cached_layers);
+}
+
+void Transformer::enter(std::int64_t n, std::int64_t next) const {
+  if (pager_ != nullptr) pager_->enter(n, next);
 }
 
 double Transformer::attention_scale() const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include <ATen/core/Tensor.h>
@@ -43,6 +44,8 @@ struct KeyValue {
   at::Tensor value;  // the same
 };
 
+class LayerPager;
+
 /// The first touch of a page makes resident all that the page cache holds in one piece around it, up to 2 MiB: a few
 /// hundred tokens' rows would be the whole of a vocabulary's gigabyte.
 inline constexpr std::int64_t kMappedEmbeddingBytes = 64 << 20;
@@ -67,6 +70,12 @@ class Transformer {
   /// tokens int64 [T] -> [T, H]. Differentiable where embed_tokens requires it. Of a mapped embedding that is larger,
   /// about kMappedEmbeddingBytes are resident meanwhile and none of it afterwards.
   [[nodiscard]] at::Tensor embed(const at::Tensor& tokens) const;
+
+  /// From now on weights are read as they are used (layer_pager.h, `cached_layers` too): by whatever goes through the
+  /// layers and says so to enter(). Nothing on another device than the CPU.
+  void read_as_used(std::int64_t cached_layers);
+  /// Layer `n` is about to be used, and after it `next`; `next` == `n`: none.
+  void enter(std::int64_t n, std::int64_t next) const;
 
   /// Runs layer `n` on x [T, H]. Differentiable. `key_value`, when given, receives the layer's keys and values.
   [[nodiscard]] at::Tensor run_layer(std::int64_t n, const at::Tensor& x, const Pass& pass,
@@ -101,6 +110,7 @@ class Transformer {
   at::Device device_;
   std::vector<Layer> layers_;
   Checkpoint checkpoint_;
+  std::shared_ptr<LayerPager> pager_;
   const void* mapped_embedding_ = nullptr;  // the rows of the checkpoint's file, if they are many
 };
 

@@ -13,6 +13,7 @@
 #include "model/bf16_tiles.h"
 #include "train/errors.h"
 #include "train/optimizer.h"
+#include "train/paging_plan.h"
 #include "train/rank_layout.h"
 #include "train/trained_model.h"
 
@@ -147,12 +148,19 @@ Estimate estimate(const Recipe& recipe, bool probe) {
   result.free_disk_bytes = free_bytes(recipe.output_dir);
   result.tokens_per_step =
       recipe.data.sequence_length * recipe.train.micro_batch_size * recipe.train.gradient_accumulation_steps;
-  result.gflop_per_token = gflop_per_token(recipe, model, result.memory);
   result.steps = steps_of(recipe, result.tokens_per_step);
   if (probe) {
     if (recipe.train.threads) at::set_num_threads(static_cast<int>(*recipe.train.threads));
-    result.gflop_per_second = probe_gflop_per_second(recipe.dtype);
+    MachineRates rates{probe_gflop_per_second(recipe.dtype), 0.0};
+    if (result.memory.pages) {
+      rates = measure_rates(recipe, base);
+      result.memory = fastest_plan(recipe, model, result.memory, rates);
+    }
+    result.gflop_per_second = rates.gflop_per_second;
+    result.bytes_per_second = rates.bytes_per_second;
+    result.step_seconds = step_seconds(recipe, model, result.memory, rates);
   }
+  result.gflop_per_token = gflop_per_token(recipe, model, result.memory);
   if (!result.fits()) result.ways_out = ways_out(recipe, base, result.memory.limit);
   return result;
 }
@@ -196,8 +204,8 @@ void check_fits(const Recipe& recipe, const Checkpoint& base, const MemoryPlan& 
 
 std::optional<double> Estimate::seconds() const {
   if (steps && step) return static_cast<double>(*steps) * step->total();
-  if (!steps || gflop_per_second <= 0.0) return std::nullopt;
-  return static_cast<double>(*steps * tokens_per_step) * gflop_per_token / (kShareOfRoofline * gflop_per_second);
+  if (!steps || step_seconds <= 0.0) return std::nullopt;
+  return static_cast<double>(*steps) * step_seconds;
 }
 
 Inspection Estimate::report() const {
@@ -218,7 +226,8 @@ Inspection Estimate::report() const {
   if (steps) result.fields.emplace_back("steps", *steps);
   if (gflop_per_second > 0.0) {
     result.fields.emplace_back("gflop_per_second", gflop_per_second);
-    result.fields.emplace_back("tokens_per_second", kShareOfRoofline * gflop_per_second / gflop_per_token);
+    if (bytes_per_second > 0.0) result.fields.emplace_back("disk_bytes_per_second", bytes_per_second);
+    result.fields.emplace_back("tokens_per_second", static_cast<double>(tokens_per_step) / step_seconds);
   }
   if (step) {
     result.fields.emplace_back("ranks", ranks);

@@ -30,6 +30,8 @@ struct Estimate {
   double gflop_per_token = 0.0;       // forward and gradient of the input, and what is computed again
   std::optional<std::int64_t> steps;  // unknown without the token files
   double gflop_per_second = 0.0;      // of the machine's matrix products; 0 if not measured
+  double bytes_per_second = 0.0;      // of the disk, if weights are read as they are used; 0 if not measured
+  double step_seconds = 0.0;          // of one machine; 0 if not measured
   std::vector<WayOut> ways_out;       // the cheapest three that fit, if the recipe does not
 
   // Several machines like this one: how many ranks, one each, and what a step takes, if that was asked for.

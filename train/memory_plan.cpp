@@ -8,7 +8,6 @@
 
 #include "model/bf16_tiles.h"
 #include "model/head.h"
-#include "model/transformer.h"
 #include "train/optimizer.h"
 
 namespace ossature {
@@ -20,7 +19,7 @@ constexpr std::int64_t kProgramBytes = 175'000'000, kCompiledBytes = 55'000'000;
 /// What a chat's beginning takes beside the text of a prompt: some 60, of gpt-oss's tokenizer and of the embedded
 /// model's.
 constexpr std::int64_t kHarmonyTokens = 64;
-/// Layers of which pages are held while weights are read as they are used: the present one and the next.
+/// Layers that are held while weights are read as they are used: the present one and the next.
 constexpr std::int64_t kPagedLayers = 2;
 
 /// What one token costs in a layer. Counted tensor by tensor as the layer's functions save them.
@@ -67,6 +66,12 @@ std::int64_t reply_bytes(const Recipe& recipe, const ModelConfig& model) {
          std::max(prompt * (2 * token.input + token.kept + token.working), past) + 4 * model.vocab_size;
 }
 
+std::int64_t layer_bytes(const Checkpoint& checkpoint) {
+  std::int64_t sum = 0;
+  for (const MappedPart& part : checkpoint.layer_parts(0)) sum += static_cast<std::int64_t>(part.bytes.size());
+  return sum;
+}
+
 /// Bytes of `field` of a file of "Name: value kB" lines; no more than can be had if there is none.
 std::int64_t kilobytes(const char* path, const std::string& field) {
   std::ifstream file(path);
@@ -95,7 +100,7 @@ MemoryNeeds memory_needs(const Recipe& recipe, const Checkpoint& checkpoint, std
   MemoryNeeds needs;
   needs.program = kProgramBytes + (tiles::has_bf16_products() ? kCompiledBytes : 0);
   const auto embedding = 2 * model.vocab_size * model.hidden_size;  // and as much the head
-  for (const auto bytes : checkpoint.layer_bytes(0)) needs.layer_weights += static_cast<std::int64_t>(bytes.size());
+  needs.layer_weights = layer_bytes(checkpoint);
   needs.num_layers = model.num_hidden_layers;
   needs.weights = checkpoint.stored_bytes() - embedding;
   if (stage != nullptr) {
@@ -133,7 +138,9 @@ std::int64_t MemoryPlan::replies_beyond_step() const {
 }
 
 std::int64_t MemoryPlan::resident_weights() const {
-  return pages ? kPagedLayers * needs.layer_weights : needs.weights;
+  // Embedding and head stay mapped.
+  return pages ? kPagedLayers * needs.layer_weights + needs.weights - needs.num_layers * needs.layer_weights
+               : needs.weights;
 }
 
 std::int64_t MemoryPlan::resident() const {
@@ -155,7 +162,8 @@ std::string MemoryPlan::describe() const {
   return text;
 }
 
-MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int64_t limit, std::int64_t pipelined) {
+MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int64_t limit, std::int64_t pipelined,
+                       std::int64_t most_together) {
   MemoryPlan plan;
   plan.needs = needs;
   plan.limit = limit;
@@ -165,7 +173,7 @@ MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int6
     const auto one_more = needs.num_layers * needs.input + plan.kept_layers * needs.kept;
     const auto room = std::max<std::int64_t>(0, limit - plan.resident());
     const auto most = pipelined > 0 ? pipelined : recipe.train.gradient_accumulation_steps;
-    plan.micro_batches_together = std::min(most, 1 + room / one_more);
+    plan.micro_batches_together = std::min({most, most_together, 1 + room / one_more});
   }
   if (recipe.train.recompute == Recompute::kAuto) {
     plan.kept_layers = needs.num_layers;
@@ -174,12 +182,28 @@ MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int6
   return plan;
 }
 
-std::int64_t memory_limit(const Recipe& recipe) {
-  if (recipe.train.memory_limit) return static_cast<std::int64_t>(*recipe.train.memory_limit * 1073741824.0);
+std::int64_t free_memory() {
   std::int64_t available = kilobytes("/proc/meminfo", "MemAvailable:");
   std::int64_t group = 0;
   if (std::ifstream("/sys/fs/cgroup/memory.max") >> group) available = std::min(available, group);
-  return available / 10 * 9;
+  return available;
+}
+
+std::int64_t cached_layers(const MemoryPlan& plan, std::int64_t free, std::int64_t local_ranks) {
+  const std::int64_t room = free / 10 * 9 - local_ranks * plan.resident();
+  return std::clamp<std::int64_t>(room / plan.needs.layer_weights, 0, plan.needs.num_layers);
+}
+
+void fit_into_memory(Transformer& transformer, const Checkpoint& checkpoint, std::int64_t free) {
+  if (checkpoint.stored_bytes() <= free / 10 * 9) return;
+  const auto layer = layer_bytes(checkpoint);
+  // A quarter is for activations and for others.
+  transformer.read_as_used(std::max<std::int64_t>(0, free / 4 * 3 / layer - kPagedLayers));
+}
+
+std::int64_t memory_limit(const Recipe& recipe) {
+  if (recipe.train.memory_limit) return static_cast<std::int64_t>(*recipe.train.memory_limit * 1073741824.0);
+  return free_memory() / 10 * 9;
 }
 
 }  // namespace ossature

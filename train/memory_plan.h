@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "model/checkpoint.h"
 #include "model/stage.h"
+#include "model/transformer.h"
 #include "train/recipe.h"
 
 namespace ossature {
@@ -58,11 +60,22 @@ struct MemoryPlan {
 ///
 /// `pipelined`: in a stage of a pipeline, the micro-batches of a step, else 0. As many as fit are under way at once,
 /// since stages wait for each other at the beginning and at the end of each such group; activations have what is left.
+/// `most_together`: no more than that.
 [[nodiscard]] MemoryPlan plan_memory(const Recipe& recipe, const MemoryNeeds& needs, std::int64_t limit,
-                                     std::int64_t pipelined = 0);
+                                     std::int64_t pipelined = 0,
+                                     std::int64_t most_together = std::numeric_limits<std::int64_t>::max());
 
-/// What train.memory_limit says, else nine tenths of what the machine (or its control group) has free; mapped files
-/// count as free.
+/// Bytes that the machine (or its control group) has free; mapped files count as free.
+[[nodiscard]] std::int64_t free_memory();
+
+/// Of a plan that pages: of how many layers the weights may stay in the page cache from one pass to the next, where
+/// `free` bytes are free for `local_ranks` runs like this one. A tenth is left to others.
+[[nodiscard]] std::int64_t cached_layers(const MemoryPlan& plan, std::int64_t free, std::int64_t local_ranks = 1);
+
+/// For passes without gradients where `free` bytes are free: weights that do not fit are read as they are used.
+void fit_into_memory(Transformer& transformer, const Checkpoint& checkpoint, std::int64_t free);
+
+/// What train.memory_limit says, else nine tenths of free_memory().
 [[nodiscard]] std::int64_t memory_limit(const Recipe& recipe);
 
 }  // namespace ossature

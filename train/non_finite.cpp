@@ -25,7 +25,7 @@ std::string find_in_forward(const Transformer& transformer, const TokenRows& row
   if (!is_finite(x)) return "the embedding of the tokens";
   const auto num_layers = static_cast<std::int64_t>(transformer.layers().size());
   for (std::int64_t n = 0; n < num_layers; ++n) {
-    if (options.pager != nullptr) options.pager->enter(n, std::min(n + 1, num_layers - 1));
+    transformer.enter(n, std::min(n + 1, num_layers - 1));
     x = transformer.run_layer(n, x, pass);
     if (!is_finite(x)) return "the output of layer " + std::to_string(n);
   }

@@ -29,9 +29,9 @@ std::string digest(const Checkpoint& base) {
   std::uint32_t sum = 0;
   std::size_t bytes_in_all = 0;
   for (std::int64_t n = 0; n < base.config().num_hidden_layers; ++n) {
-    for (const std::span<const std::byte> bytes : base.layer_bytes(n)) {
-      sum = crc32c(bytes.data(), std::min(bytes.size(), kLookedAt), sum);
-      bytes_in_all += bytes.size();
+    for (const MappedPart& part : base.layer_parts(n)) {
+      sum = crc32c(part.bytes.data(), std::min(part.bytes.size(), kLookedAt), sum);
+      bytes_in_all += part.bytes.size();
     }
   }
   return std::to_string(base.config().num_hidden_layers) + " layers, " + std::to_string(bytes_in_all) +

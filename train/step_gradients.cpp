@@ -64,7 +64,7 @@ StepGradients::StepGradients(const Recipe& recipe, Ranks& ranks, const RankLayou
       link_(ranks),
       stage_(layout.stage_in(model.checkpoint().config())) {
   if (stage_) stage_->link = &link_;
-  if (plan_.pages) pager_.emplace(model.checkpoint());
+  if (plan_.pages) model.read_as_used(cached_layers(plan_, free_memory(), ranks.local_size()));
 }
 
 void StepGradients::agree() {
@@ -143,7 +143,6 @@ LossSum StepGradients::validate(bool on_grid, const std::function<void()>& check
 BackpropagationOptions StepGradients::options(bool on_grid) {
   BackpropagationOptions options;
   options.experts_on_grid = on_grid;
-  options.pager = pager_ ? &*pager_ : nullptr;
   return options;
 }
 

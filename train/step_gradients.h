@@ -60,7 +60,6 @@ class StepGradients {
   HarmonyTokens harmony_;
   RankLink link_;
   std::optional<Stage> stage_;  // this rank's layers, where ranks share them
-  std::optional<LayerPager> pager_;
   // Of the step that was computed last, this rank's.
   std::vector<Batch> batches_;
   std::vector<TokenRows> rows_;

@@ -24,6 +24,8 @@ class TrainedModel {
 
   [[nodiscard]] const Checkpoint& checkpoint() const { return checkpoint_; }
   [[nodiscard]] const Transformer& transformer() const { return transformer_; }
+  /// See Transformer.
+  void read_as_used(std::int64_t cached_layers) { transformer_.read_as_used(cached_layers); }
   [[nodiscard]] ParameterSet& parameters() { return lora_ ? lora_->parameters() : *full_; }
   /// nullptr in full mode.
   [[nodiscard]] const Lora* lora() const { return lora_ ? &*lora_ : nullptr; }

@@ -23,6 +23,7 @@
 #include "train/memory_plan.h"
 #include "train/memory_use.h"
 #include "train/optimizer.h"
+#include "train/paging_plan.h"
 #include "train/processor_share.h"
 #include "train/rank_agreement.h"
 #include "train/rank_layout.h"
@@ -61,7 +62,8 @@ MemoryPlan fitting_plan(const Recipe& recipe, const Ranks& ranks, const RankLayo
       recipe, base, memory_limit(recipe),
       {ranks.local_size(), stage ? &*stage : nullptr, layout.num_own(recipe.train.gradient_accumulation_steps)});
   check_fits(recipe, base, plan);
-  return plan;
+  if (!plan.pages || plan.micro_batches_together == 1) return plan;
+  return fastest_plan(recipe, base.config(), plan, measure_rates(recipe, base));
 }
 
 class Run {

@@ -2,25 +2,27 @@
 """Training a checkpoint larger than memory: gpt-oss-120b with random weights, LoRA on attention.
 
 Each step is held against what it cannot be faster than: the bytes that it reads at the rate at which the disk gives them, or its arithmetic at
-the rate of LibTorch's products, whichever takes longer; both rates are measured in the same run, the disk's before and after the steps, on a
-file of the checkpoint that is not in memory. Resident memory is watched five times a second: of the run's own (anonymous), and with the pages
+the rate of LibTorch's products, whichever takes longer. Both rates are measured in the same run, before and after the steps, and the higher one
+counts; the disk's is of the largest file, past the page cache. Resident memory is watched five times a second: of the run's own (anonymous), and with the pages
 of the checkpoint that are mapped. Needs 65 GB in TMPDIR.
 """
 
 import argparse
 import json
+import mmap
 import os
 import pathlib
 import statistics
 import subprocess
 import sys
+import threading
 import time
 
 import cut
 import roofline
 import train as training
 
-PIECE = 16 << 20
+PIECE, AT_ONCE = 16 << 20, 3
 SAMPLE = 6 << 30  # bytes that are read for the disk's rate
 
 
@@ -37,18 +39,25 @@ def arguments():
 
 
 def disk_rate(model):
-    """Bytes a second of reading a shard from the disk, past the page cache."""
+    """Bytes a second of reading a shard from the disk, past the page cache, a few pieces at a time: the fastest way here."""
     shard = max(model.glob("*.safetensors"), key=lambda path: path.stat().st_size)
-    file = os.open(shard, os.O_RDONLY)
+    size = min(SAMPLE, shard.stat().st_size) // PIECE * PIECE
+    file = os.open(shard, os.O_RDONLY | os.O_DIRECT)
+
+    def read(first):
+        with mmap.mmap(-1, PIECE) as memory:
+            for begin in range(first * PIECE, size, AT_ONCE * PIECE):
+                os.preadv(file, [memory], begin)
+
     try:
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-        begin, done = time.perf_counter(), 0
-        while done < SAMPLE and (piece := os.read(file, PIECE)):
-            done += len(piece)
-        return done / (time.perf_counter() - begin)
+        begin = time.perf_counter()
+        threads = [threading.Thread(target=read, args=(first,)) for first in range(AT_ONCE)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return size / (time.perf_counter() - begin)
     finally:
-        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(file)
 
 
@@ -104,7 +113,7 @@ def main():
         products.append(roofline.measure(options.threads))
         gflop = 2 * options.micro_batches * cut.forward_gflop(options.model, options.tokens, options.tokens - 1)
         for step in steps:
-            step["least_seconds"] = max(step["bytes_read"] / statistics.fmean(disk), gflop / max(products))
+            step["least_seconds"] = max(step["bytes_read"] / max(disk), gflop / max(products))
             step["ratio"] = step["seconds"] / step["least_seconds"]
             print(f"step of {options.micro_batches} x {options.tokens} tokens: {step['seconds']:.1f} s, {step['bytes_read'] / 1e9:.1f} GB read "
                   f"({step['bytes_read'] / step['seconds'] / 1e9:.2f} GB/s), at least {step['least_seconds']:.1f} s: {step['ratio']:.2f} times")

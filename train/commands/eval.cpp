@@ -14,6 +14,7 @@
 #include "train/commands/model_options.h"
 #include "train/evaluation.h"
 #include "train/learned_channels.h"
+#include "train/memory_plan.h"
 #include "train/progress.h"
 #include "train/visible_text.h"
 
@@ -126,21 +127,23 @@ void run(const Options& options) {
   }
   const auto file = std::make_shared<const TokenFileReader>(options.data);
   const HarmonyTokens harmony = harmony_of(options, *file);
-  const LoadedModel model = load_model(options.model);
-  check_vocabulary(*file, model.checkpoint.config().vocab_size, model.checkpoint.dir());
-  const auto evaluated = [&](const Transformer& transformer, bool keeps_log_probs) {
+  const auto evaluated = [&](const ModelOptions& which, bool keeps_log_probs) {
+    LoadedModel model = load_model(which);
+    check_vocabulary(*file, model.checkpoint.config().vocab_size, model.checkpoint.dir());
+    fit_into_memory(model.transformer, model.checkpoint, free_memory());
     Progress progress("eval");
-    return evaluate_groups(transformer, file, harmony, options.max_tokens, keeps_log_probs, [&](std::int64_t done) {
-      progress.show(done, file->num_tokens(), {{done, "tokens"}});
-    });
+    return evaluate_groups(model.transformer, file, harmony, options.max_tokens, keeps_log_probs,
+                           [&](std::int64_t done) {
+                             progress.show(done, file->num_tokens(), {{done, "tokens"}});
+                           });
   };
-  const Evaluation found = evaluated(model.transformer, options.logprobs.has_value());
+  const Evaluation found = evaluated(options.model, options.logprobs.has_value());
   if (options.logprobs) write_logprobs(*options.logprobs, found.log_probs);
   std::optional<Evaluation> base;
   if (options.model.adapter && !options.adapter_only) {
     ModelOptions without = options.model;
     without.adapter.reset();
-    base = evaluated(load_model(without).transformer, false);
+    base = evaluated(without, false);
   }
   const Evaluation* compared = base ? &*base : nullptr;
   if (options.json) {
