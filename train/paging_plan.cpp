@@ -13,8 +13,8 @@ namespace {
 constexpr double kWorthwhile = 0.97;
 
 double probe_bytes_per_second(const Checkpoint& base) {
-  const std::int64_t n = base.config().num_hidden_layers / 2;
-  const PagedLayer first(Layer{}, base.layer_parts(n)), second(Layer{}, base.layer_parts(n - 1));
+  const std::int64_t num_layers = base.config().num_hidden_layers;
+  const PagedLayer first(Layer{}, base.layer_parts(num_layers - 1)), second(Layer{}, base.layer_parts(num_layers / 2));
   const PageMemory memory(std::max(first.size(), second.size()));
   const auto never = [] { return false; };
   (void)first.read(memory.bytes(), ReadWay::kDirect, never);  // the first touch of memory costs as much as the disk

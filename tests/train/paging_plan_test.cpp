@@ -69,10 +69,15 @@ TEST(PagingPlan, AStepTakesItsArithmeticOrItsReading) {
 
 TEST(PagingPlan, RatesAreMeasuredOnTheCheckpoint) {
   const Scratch scratch;
-  init_checkpoint(*preset("tiny"), 1, ExpertStorage::kMxfp4, std::nullopt, scratch.path() / "model");
-  const MachineRates rates = measure_rates(recipe(Recompute::kAuto), Checkpoint(scratch.path() / "model"));
-  EXPECT_GT(rates.gflop_per_second, 0.1);
-  EXPECT_GT(rates.bytes_per_second, 1e5);
+  ModelConfig one_layer = *preset("tiny");
+  one_layer.num_hidden_layers = 1;
+  one_layer.sliding_layers = {true};
+  for (const auto& [name, config] : {std::pair{"one", one_layer}, std::pair{"tiny", *preset("tiny")}}) {
+    init_checkpoint(config, 1, ExpertStorage::kMxfp4, std::nullopt, scratch.path() / name);
+    const MachineRates rates = measure_rates(recipe(Recompute::kAuto), Checkpoint(scratch.path() / name));
+    EXPECT_GT(rates.gflop_per_second, 0.1);
+    EXPECT_GT(rates.bytes_per_second, 1e5);
+  }
 }
 
 TEST(CachedLayers, AreThoseThatNobodyElseNeedsTheMemoryOf) {
