@@ -1,7 +1,6 @@
 #include "model/paged_layer.h"
 
 #include <sys/mman.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -25,10 +24,6 @@ constexpr std::size_t kAlignment = 2u << 20;
 constexpr std::size_t kPiece = 16u << 20;
 constexpr std::size_t kPiecesAtOnce = 3;
 
-std::size_t round_up_to(std::size_t size, std::size_t unit) {
-  return (size + unit - 1) / unit * unit;
-}
-
 /// All tensors of a layer that a file may have.
 std::vector<at::Tensor> tensors_of(const Layer& layer) {
   std::vector<at::Tensor> all{layer.input_layernorm, layer.sinks, layer.post_attention_layernorm};
@@ -44,7 +39,7 @@ std::vector<at::Tensor> tensors_of(const Layer& layer) {
 
 }  // namespace
 
-PageMemory::PageMemory(std::size_t size) : size_(round_up_to(size, kAlignment)) {
+PageMemory::PageMemory(std::size_t size) : size_((size + kAlignment - 1) / kAlignment * kAlignment) {
   memory_.reset(static_cast<std::byte*>(std::aligned_alloc(kAlignment, size_)));
   if (memory_ == nullptr) throw std::bad_alloc();
   madvise(memory_.get(), size_, MADV_HUGEPAGE);
@@ -71,18 +66,17 @@ PagedLayer::PagedLayer(const Layer& layer, const std::vector<MappedPart>& parts)
     each.place = size_;
     size_ += each.size;
   }
-  std::vector<const void*> seen;
   for (const at::Tensor& tensor : tensors_of(layer)) {
     if (!tensor.defined() || !tensor.device().is_cpu()) continue;
-    const auto* data = static_cast<const std::byte*>(tensor.storage().data());
+    const c10::Storage& storage = tensor.storage();
+    const auto* data = static_cast<const std::byte*>(storage.data());
     for (const Pages& each : pages_) {
       const std::byte* begin = each.file->bytes().data() + each.offset;
-      if (data < begin || data >= begin + each.size) continue;
-      const auto place = each.place + static_cast<std::size_t>(data - begin);
-      if (std::find(seen.begin(), seen.end(), tensor.storage().unsafeGetStorageImpl()) != seen.end()) break;
-      seen.push_back(tensor.storage().unsafeGetStorageImpl());
-      views_.push_back({tensor.storage(), place, {}});
-      break;
+      const bool is_known = std::any_of(views_.begin(), views_.end(), [&](const View& view) {
+        return view.storage.unsafeGetStorageImpl() == storage.unsafeGetStorageImpl();
+      });
+      if (is_known || data < begin || data >= begin + each.size) continue;
+      views_.push_back({storage, each.place + static_cast<std::size_t>(data - begin), {}});
     }
   }
 }

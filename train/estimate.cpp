@@ -151,13 +151,10 @@ Estimate estimate(const Recipe& recipe, bool probe) {
   result.steps = steps_of(recipe, result.tokens_per_step);
   if (probe) {
     if (recipe.train.threads) at::set_num_threads(static_cast<int>(*recipe.train.threads));
-    MachineRates rates{probe_gflop_per_second(recipe.dtype), 0.0};
-    if (result.memory.pages) {
-      rates = measure_rates(recipe, base);
-      result.memory = fastest_plan(recipe, model, result.memory, rates);
-    }
-    result.gflop_per_second = rates.gflop_per_second;
-    result.bytes_per_second = rates.bytes_per_second;
+    result.gflop_per_second = probe_gflop_per_second(recipe.dtype);
+    if (result.memory.pages) result.bytes_per_second = probe_bytes_per_second(base);
+    const MachineRates rates{result.gflop_per_second, result.bytes_per_second};
+    result.memory = fastest_plan(recipe, model, result.memory, rates);
     result.step_seconds = step_seconds(recipe, model, result.memory, rates);
   }
   result.gflop_per_token = gflop_per_token(recipe, model, result.memory);

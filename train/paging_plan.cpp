@@ -12,6 +12,8 @@ namespace {
 /// Below this a plan that reads more is not worth it.
 constexpr double kWorthwhile = 0.97;
 
+}  // namespace
+
 double probe_bytes_per_second(const Checkpoint& base) {
   const std::int64_t num_layers = base.config().num_hidden_layers;
   const PagedLayer first(Layer{}, base.layer_parts(num_layers - 1)), second(Layer{}, base.layer_parts(num_layers / 2));
@@ -22,12 +24,6 @@ double probe_bytes_per_second(const Checkpoint& base) {
   (void)second.read(memory.bytes(), ReadWay::kDirect, never);
   return static_cast<double>(second.size()) /
          std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-}  // namespace
-
-MachineRates measure_rates(const Recipe& recipe, const Checkpoint& base) {
-  return {probe_gflop_per_second(recipe.dtype), probe_bytes_per_second(base)};
 }
 
 double step_seconds(const Recipe& recipe, const ModelConfig& model, const MemoryPlan& plan, const MachineRates& rates) {

@@ -14,8 +14,8 @@ struct MachineRates {
   double bytes_per_second = 0.0;  // of the disk that has the base model, past the page cache
 };
 
-/// Half a second of products, and a layer from the disk, twice: a few seconds of a model that is worth the question.
-[[nodiscard]] MachineRates measure_rates(const Recipe& recipe, const Checkpoint& base);
+/// The rate at which the disk gives a layer of `base`, of which it reads two: seconds, of a model larger than memory.
+[[nodiscard]] double probe_bytes_per_second(const Checkpoint& base);
 
 /// What a step takes at best: its arithmetic, or the reading of weights, whichever is more. Of a plan that does not
 /// page: its arithmetic.

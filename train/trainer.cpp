@@ -63,7 +63,8 @@ MemoryPlan fitting_plan(const Recipe& recipe, const Ranks& ranks, const RankLayo
       {ranks.local_size(), stage ? &*stage : nullptr, layout.num_own(recipe.train.gradient_accumulation_steps)});
   check_fits(recipe, base, plan);
   if (!plan.pages || plan.micro_batches_together == 1) return plan;
-  return fastest_plan(recipe, base.config(), plan, measure_rates(recipe, base));
+  return fastest_plan(recipe, base.config(), plan,
+                      {probe_gflop_per_second(recipe.dtype), probe_bytes_per_second(base)});
 }
 
 class Run {

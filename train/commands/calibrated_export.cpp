@@ -88,7 +88,7 @@ RoundedLayers round_experts(const Checkpoint& base, const Merger& merger, const 
 
   Transformer transformer(base, at::kBFloat16);
   merger.attach(transformer);
-  transformer.read_as_used(base.config().num_hidden_layers);  // by the mapping, in which the rounding finds them again
+  transformer.read_as_used(base.config().num_hidden_layers);  // through the cache, where the rounding finds them again
   CalibratedRounding options;
   options.work = work;
   options.key = digest(base, adapters, files, max_tokens);
