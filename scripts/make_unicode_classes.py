@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes data/unicode_ranges.cpp: Unicode's general categories as the splitter of words needs them.
+"""Writes data/tokenizer/unicode_ranges.cpp: Unicode's general categories as the splitter of words needs them.
 
 Needs the package unicodedata2 of the version below, which carries Unicode 16.0: what the tokenizers library and openai-harmony
 go by. A newer Unicode only names code points that have no token of their own.
@@ -11,7 +11,7 @@ import unicodedata2
 
 VERSION = "16.0.0"
 WHITE_SPACE = {*range(0x9, 0xE), 0x20, 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000}
-# The order of CharacterClass in data/unicode_classes.h.
+# The order of CharacterClass in data/tokenizer/unicode_classes.h.
 OTHER, UPPER, LOWER, CASELESS, MARK, NUMBER, SPACE, NEWLINE = range(8)
 CLASS_OF = {"Lu": UPPER, "Lt": UPPER, "Ll": LOWER, "Lm": CASELESS, "Lo": CASELESS}
 
@@ -34,7 +34,7 @@ def main():
             ranges.append(code << 3 | class_of(code))
     lines = [
         "// Made by scripts/make_unicode_classes.py from the general categories of Unicode " + VERSION + "; do not edit.",
-        '#include "data/unicode_ranges.h"',
+        '#include "data/tokenizer/unicode_ranges.h"',
         "",
         "namespace ossature {",
         "",
@@ -44,11 +44,11 @@ def main():
     for first in range(0, len(ranges), 12):
         lines.append("    " + " ".join(f"0x{value:x}," for value in ranges[first : first + 12]))
     lines += ["}};", "// clang-format on", "", "}  // namespace ossature", ""]
-    data = pathlib.Path(__file__).resolve().parents[1] / "data"
-    (data / "unicode_ranges.cpp").write_text("\n".join(lines))
-    header = (data / "unicode_ranges.h").read_text()
+    folder = pathlib.Path(__file__).resolve().parents[1] / "data/tokenizer"
+    (folder / "unicode_ranges.cpp").write_text("\n".join(lines))
+    header = (folder / "unicode_ranges.h").read_text()
     if f"kNumUnicodeRanges = {len(ranges)};" not in header:
-        raise SystemExit(f"set kNumUnicodeRanges = {len(ranges)} in data/unicode_ranges.h")
+        raise SystemExit(f"set kNumUnicodeRanges = {len(ranges)} in data/tokenizer/unicode_ranges.h")
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@
 #include <iostream>
 #include <string>
 
-#include "model/tensor_memory.h"
+#include "model/kernels/tensor_memory.h"
 #include "train/commands/command.h"
-#include "train/failure.h"
-#include "train/version.h"
-#include "train/waiting_threads.h"
+#include "train/failure/failure.h"
+#include "train/loop/waiting_threads.h"
+#include "train/run/version.h"
 
 namespace ossature {
 namespace {

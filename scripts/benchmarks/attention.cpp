@@ -15,7 +15,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "model/attention_kernels.h"
+#include "model/layers/attention_kernels.h"
 
 namespace {
 

@@ -14,10 +14,10 @@
 #include <string>
 #include <vector>
 
-#include "model/generate.h"
-#include "model/head.h"
-#include "model/loaded_model.h"
-#include "model/vector_math.h"
+#include "model/network/generate.h"
+#include "model/network/head.h"
+#include "model/adapter/loaded_model.h"
+#include "model/kernels/vector_math.h"
 
 namespace ossature {
 namespace {

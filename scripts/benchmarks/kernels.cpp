@@ -5,10 +5,10 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
-#include "model/experts_kernels.h"
-#include "model/linear_tiled.h"
-#include "model/mxfp4.h"
-#include "model/rms_norm.h"
+#include "model/layers/experts_kernels.h"
+#include "model/layers/linear_tiled.h"
+#include "model/kernels/mxfp4.h"
+#include "model/layers/rms_norm.h"
 
 namespace ossature {
 namespace {

@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "data/loader.h"
+#include "data/batches/loader.h"
 
 namespace ossature {
 namespace {

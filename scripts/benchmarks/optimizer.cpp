@@ -8,7 +8,7 @@
 
 #include <ATen/ATen.h>
 
-#include "train/optimizer.h"
+#include "train/optimizer/optimizer.h"
 
 namespace ossature {
 namespace {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Two ranks of `ossature train` over a slow network: the share of a step that they wait for it, and what the model of train/step_time.h predicts.
+"""Two ranks of `ossature train` over a slow network: the share of a step that they wait for it, and what the model of train/plan/step_time.h predicts.
 
 The ranks live in two network namespaces, with a host name each, joined by a link of the given rate and delay (network_link.cpp, a cable in software)
 as two machines would be; mpirun reaches the second through a stand-in for ssh. Each computes on one thread of its own core. A cut of gpt-oss-20b

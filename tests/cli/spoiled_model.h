@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "data/token_file.h"
+#include "data/token_file/token_file.h"
 #include "tests/cli/workspace.h"
 
 namespace ossature {

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "data/conversation.h"
+#include "data/harmony/conversation.h"
 
 namespace ossature {
 

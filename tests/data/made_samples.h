@@ -11,8 +11,8 @@
 #include <string>
 #include <vector>
 
-#include "data/batch.h"
-#include "data/token_file.h"
+#include "data/batches/batch.h"
+#include "data/token_file/token_file.h"
 
 namespace ossature {
 

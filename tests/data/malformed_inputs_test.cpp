@@ -6,7 +6,7 @@
 
 #include <set>
 
-#include "data/prepare.h"
+#include "data/prepare/prepare.h"
 #include "tests/data/compressed.h"
 #include "tests/data/errors.h"
 #include "tests/data/temporary_directory.h"

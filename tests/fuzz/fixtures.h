@@ -14,8 +14,8 @@
 #include <string_view>
 #include <vector>
 
-#include "data/harmony.h"
-#include "data/segments.h"
+#include "data/harmony/harmony.h"
+#include "data/harmony/segments.h"
 #include "data/utf8.h"
 
 namespace ossature::fuzz {

@@ -1,6 +1,6 @@
 // Anybody's bytes as a GGUF file: refused, or its header is understood, and written again as it was.
-#include "model/gguf_config.h"
-#include "model/gguf_header.h"
+#include "model/checkpoint/gguf_config.h"
+#include "model/files/gguf_header.h"
 #include "tests/fuzz/fixtures.h"
 
 namespace ossature::fuzz {

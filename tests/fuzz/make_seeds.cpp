@@ -2,10 +2,10 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
-#include "data/token_file.h"
-#include "model/gguf_config.h"
-#include "model/gguf_header.h"
-#include "model/safetensors_header.h"
+#include "data/token_file/token_file.h"
+#include "model/checkpoint/gguf_config.h"
+#include "model/files/gguf_header.h"
+#include "model/files/safetensors_header.h"
 #include "tests/data/spelled_tokens.h"
 #include "tests/fuzz/fixtures.h"
 

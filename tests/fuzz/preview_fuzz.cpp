@@ -2,7 +2,7 @@
 #include <sstream>
 
 #include "tests/fuzz/fixtures.h"
-#include "train/preview.h"
+#include "train/reports/preview.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace ossature;

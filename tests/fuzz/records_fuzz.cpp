@@ -1,7 +1,7 @@
 // A file of samples, plain or compressed, read, parsed and rendered as `prepare` does. The first byte chooses the
 // name's end and the limits.
-#include "data/formats.h"
-#include "data/records.h"
+#include "data/records/formats.h"
+#include "data/records/records.h"
 #include "tests/fuzz/fixtures.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -1,8 +1,8 @@
 // Whatever a model may generate, taken apart: input bytes are ids, two each, specials more often than chance has them.
 #include <cstring>
 
-#include "data/harmony_reply.h"
-#include "data/statistics.h"
+#include "data/harmony/harmony_reply.h"
+#include "data/prepare/statistics.h"
 #include "tests/fuzz/fixtures.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

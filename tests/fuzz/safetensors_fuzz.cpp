@@ -1,6 +1,6 @@
 // Anybody's text as the header of a safetensors file: refused, or its tensors cover the data once, and the writer's
 // header says the same.
-#include "model/safetensors_header.h"
+#include "model/files/safetensors_header.h"
 #include "tests/fuzz/fixtures.h"
 #include "tests/fuzz/json_mutator.h"
 

@@ -1,5 +1,5 @@
 // One JSON text, of whatever dialect it says, rendered in every way. Conversations of openai-harmony are among them.
-#include "data/formats.h"
+#include "data/records/formats.h"
 #include "tests/fuzz/fixtures.h"
 #include "tests/fuzz/json_mutator.h"
 

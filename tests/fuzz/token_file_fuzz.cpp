@@ -1,6 +1,6 @@
 // A token file of anybody's, read whole. HDF5 opens it in a child process, so what crashes there is an error here.
-#include "data/statistics.h"
-#include "data/token_file.h"
+#include "data/prepare/statistics.h"
+#include "data/token_file/token_file.h"
 #include "tests/fuzz/fixtures.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

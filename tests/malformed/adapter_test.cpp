@@ -1,5 +1,5 @@
 // A good adapter broken in every way its two files can be: one CheckpointError that names the file and what is wrong.
-#include "model/adapter.h"
+#include "model/adapter/adapter.h"
 
 #include <gtest/gtest.h>
 

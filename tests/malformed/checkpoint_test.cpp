@@ -1,11 +1,11 @@
 // A good checkpoint directory broken in every way it can be: one CheckpointError that names the file and what is wrong.
-#include "model/checkpoint.h"
+#include "model/checkpoint/checkpoint.h"
 
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 
-#include "model/loaded_model.h"
+#include "model/adapter/loaded_model.h"
 #include "tests/malformed/scratch.h"
 #include "tests/support/tensor_file.h"
 

@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "model/config.h"
+#include "model/checkpoint/config.h"
 #include "tests/malformed/scratch.h"
 
 namespace ossature {

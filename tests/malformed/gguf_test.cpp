@@ -1,13 +1,13 @@
 // A good GGUF file broken in every way it can be: one CheckpointError that names the file and what is wrong.
-#include "model/gguf.h"
+#include "model/files/gguf.h"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <functional>
 
-#include "model/export_gguf.h"
-#include "model/gguf_writer.h"
+#include "model/export/export_gguf.h"
+#include "model/files/gguf_writer.h"
 #include "tests/malformed/scratch.h"
 #include "tests/support/tensor_file.h"
 

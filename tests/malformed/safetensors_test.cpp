@@ -1,5 +1,5 @@
 // A good safetensors file broken in every way the format can be: one CheckpointError, no crash.
-#include "model/safetensors.h"
+#include "model/files/safetensors.h"
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "model/safetensors_header.h"
+#include "model/files/safetensors_header.h"
 #include "tests/malformed/scratch.h"
 
 namespace ossature {

@@ -4,9 +4,9 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
-#include "model/export.h"
-#include "model/head.h"
-#include "model/loaded_model.h"
+#include "model/adapter/loaded_model.h"
+#include "model/export/export.h"
+#include "model/network/head.h"
 #include "tests/support/golden.h"
 
 namespace ossature {

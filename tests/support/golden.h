@@ -9,10 +9,10 @@
 
 #include <ATen/ATen.h>
 
-#include "model/adapter.h"
-#include "model/backpropagation.h"
-#include "model/checkpoint.h"
-#include "model/safetensors.h"
+#include "model/adapter/adapter.h"
+#include "model/checkpoint/checkpoint.h"
+#include "model/files/safetensors.h"
+#include "model/network/backpropagation.h"
 
 namespace ossature::testing {
 

@@ -7,7 +7,7 @@
 
 #include <gtest/gtest.h>
 
-#include "model/processor.h"
+#include "model/kernels/processor.h"
 
 namespace ossature::testing {
 

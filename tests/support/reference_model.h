@@ -11,10 +11,10 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
-#include "model/backpropagation.h"
-#include "model/checkpoint.h"
-#include "model/config.h"
-#include "model/parameters.h"
+#include "model/checkpoint/checkpoint.h"
+#include "model/checkpoint/config.h"
+#include "model/network/backpropagation.h"
+#include "model/network/parameters.h"
 #include "tests/support/golden.h"
 
 namespace ossature::testing {

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "model/lora.h"
+#include "model/adapter/lora.h"
 #include "tests/support/tensor_file.h"
 
 namespace ossature::testing {

@@ -10,8 +10,8 @@
 
 #include <ATen/ATen.h>
 
-#include "model/checkpoint.h"
-#include "model/safetensors.h"
+#include "model/checkpoint/checkpoint.h"
+#include "model/files/safetensors.h"
 
 namespace ossature::testing {
 

@@ -5,9 +5,9 @@
 
 #include <ATen/ATen.h>
 
-#include "model/loaded_model.h"
+#include "model/adapter/loaded_model.h"
 #include "tests/support/golden.h"
-#include "train/optimizer.h"
+#include "train/optimizer/optimizer.h"
 
 namespace ossature {
 namespace {

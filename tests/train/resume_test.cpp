@@ -3,11 +3,11 @@
 
 #include <algorithm>
 
-#include "model/config.h"
+#include "model/files/checkpoint_error.h"
 #include "tests/train/small_run.h"
-#include "train/errors.h"
-#include "train/failure.h"
-#include "train/trainer.h"
+#include "train/failure/errors.h"
+#include "train/failure/failure.h"
+#include "train/loop/trainer.h"
 
 namespace ossature {
 namespace {

@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "data/token_file.h"
+#include "data/token_file/token_file.h"
 #include "tests/malformed/scratch.h"
-#include "train/recipe.h"
+#include "train/recipe/recipe.h"
 
 namespace ossature {
 

@@ -4,17 +4,17 @@
 #include <memory>
 #include <optional>
 
-#include "model/adapter.h"
-#include "model/adapter_combination.h"
-#include "model/adapter_difference.h"
-#include "model/adapter_figures.h"
-#include "model/checkpoint_writer.h"
-#include "model/staging_directory.h"
-#include "train/adapter_report.h"
+#include "model/adapter/adapter.h"
+#include "model/adapter/adapter_combination.h"
+#include "model/adapter/adapter_difference.h"
+#include "model/adapter/adapter_figures.h"
+#include "model/checkpoint/checkpoint_writer.h"
+#include "model/files/staging_directory.h"
 #include "train/commands/adapter_options.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
-#include "train/progress.h"
+#include "train/reports/adapter_report.h"
+#include "train/text/progress.h"
 
 namespace ossature {
 namespace {

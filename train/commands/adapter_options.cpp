@@ -4,7 +4,7 @@
 #include <charconv>
 #include <cmath>
 
-#include "model/adapter.h"
+#include "model/adapter/adapter.h"
 
 namespace ossature {
 namespace {

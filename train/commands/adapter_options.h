@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "model/merge.h"
-#include "train/recipe.h"
+#include "model/adapter/merge.h"
+#include "train/recipe/recipe.h"
 
 namespace CLI {
 class App;

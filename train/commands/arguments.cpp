@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "data/data_error.h"
-#include "data/harmony.h"
+#include "data/harmony/harmony.h"
 
 namespace ossature {
 namespace {

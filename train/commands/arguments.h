@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "model/made_folders.h"
+#include "model/files/made_folders.h"
 
 namespace CLI {
 class App;

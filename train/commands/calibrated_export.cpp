@@ -7,12 +7,12 @@
 #include <iterator>
 
 #include "data/sha256.h"
-#include "data/vocabulary.h"
-#include "train/calibration_data.h"
-#include "train/errors.h"
-#include "train/evaluate.h"
-#include "train/interrupt.h"
-#include "train/progress.h"
+#include "data/token_file/vocabulary.h"
+#include "train/evaluation/calibration_data.h"
+#include "train/evaluation/evaluate.h"
+#include "train/failure/errors.h"
+#include "train/loop/interrupt.h"
+#include "train/text/progress.h"
 
 namespace ossature {
 namespace {

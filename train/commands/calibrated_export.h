@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "data/token_file.h"
-#include "model/calibrated_rounding.h"
-#include "model/merge.h"
+#include "data/token_file/token_file.h"
+#include "model/adapter/merge.h"
+#include "model/export/calibrated_rounding.h"
 #include "train/commands/adapter_options.h"
-#include "train/recovery.h"
+#include "train/evaluation/recovery.h"
 
 namespace ossature {
 

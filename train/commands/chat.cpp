@@ -12,11 +12,11 @@
 #include <utility>
 
 #include "data/utf8.h"
-#include "train/chat_session.h"
+#include "train/chat/chat_session.h"
+#include "train/chat/reply_printer.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/reply_options.h"
-#include "train/reply_printer.h"
 
 namespace ossature {
 namespace {

@@ -1,5 +1,5 @@
 // The subcommands of the program, one file each. A function adds its subcommand, options and callback to `app`; the
-// callback throws what train/main.cpp maps to an exit code. Results go to stdout, everything else to stderr.
+// callback throws what train/failure/failure.h maps to an exit code. Results go to stdout, everything else to stderr.
 #pragma once
 
 namespace CLI {

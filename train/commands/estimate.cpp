@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "train/commands/command.h"
-#include "train/estimate.h"
+#include "train/plan/estimate.h"
 
 namespace ossature {
 namespace {

@@ -6,17 +6,17 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "data/segments.h"
-#include "data/token_file.h"
-#include "data/vocabulary.h"
+#include "data/harmony/segments.h"
+#include "data/token_file/token_file.h"
+#include "data/token_file/vocabulary.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/model_options.h"
-#include "train/evaluation.h"
-#include "train/learned_channels.h"
-#include "train/memory_plan.h"
-#include "train/progress.h"
-#include "train/visible_text.h"
+#include "train/evaluation/evaluation.h"
+#include "train/loop/learned_channels.h"
+#include "train/plan/memory_plan.h"
+#include "train/text/progress.h"
+#include "train/text/visible_text.h"
 
 namespace ossature {
 namespace {

@@ -4,23 +4,23 @@
 #include <memory>
 #include <optional>
 
-#include "model/adapter.h"
-#include "model/adapter_gguf.h"
-#include "model/checkpoint_writer.h"
-#include "model/export.h"
-#include "model/export_gguf.h"
-#include "model/staging_directory.h"
-#include "train/calibration_data.h"
+#include "model/adapter/adapter.h"
+#include "model/adapter/adapter_gguf.h"
+#include "model/checkpoint/checkpoint_writer.h"
+#include "model/export/export.h"
+#include "model/export/export_gguf.h"
+#include "model/files/staging_directory.h"
 #include "train/commands/adapter_options.h"
 #include "train/commands/calibrated_export.h"
 #include "train/commands/command.h"
 #include "train/commands/verify.h"
-#include "train/errors.h"
-#include "train/interrupt.h"
-#include "train/model_card.h"
-#include "train/progress.h"
-#include "train/recipe.h"
-#include "train/verification.h"
+#include "train/evaluation/calibration_data.h"
+#include "train/evaluation/verification.h"
+#include "train/failure/errors.h"
+#include "train/loop/interrupt.h"
+#include "train/recipe/recipe.h"
+#include "train/reports/model_card.h"
+#include "train/text/progress.h"
 
 namespace ossature {
 namespace {

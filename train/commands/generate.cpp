@@ -6,14 +6,14 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "data/formats.h"
-#include "data/harmony_reply.h"
-#include "data/records.h"
+#include "data/harmony/harmony_reply.h"
+#include "data/records/formats.h"
+#include "data/records/records.h"
+#include "train/chat/reply.h"
+#include "train/chat/reply_printer.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/reply_options.h"
-#include "train/reply.h"
-#include "train/reply_printer.h"
 
 namespace ossature {
 namespace {

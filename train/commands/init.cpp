@@ -2,10 +2,10 @@
 #include <iostream>
 #include <memory>
 
-#include "model/checkpoint.h"
-#include "model/init.h"
+#include "model/checkpoint/checkpoint.h"
+#include "model/export/init.h"
 #include "train/commands/command.h"
-#include "train/progress.h"
+#include "train/text/progress.h"
 
 namespace ossature {
 namespace {

@@ -5,9 +5,9 @@
 #include <memory>
 
 #include "train/commands/command.h"
-#include "train/inspection.h"
-#include "train/progress.h"
-#include "train/token_report.h"
+#include "train/reports/inspection.h"
+#include "train/reports/token_report.h"
+#include "train/text/progress.h"
 
 namespace ossature {
 

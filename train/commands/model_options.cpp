@@ -2,7 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
-#include "train/trained_model.h"
+#include "train/run/trained_model.h"
 
 namespace ossature {
 

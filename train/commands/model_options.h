@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "model/loaded_model.h"
+#include "model/adapter/loaded_model.h"
 
 namespace CLI {
 class App;

@@ -1,4 +1,4 @@
-#include "data/prepare.h"
+#include "data/prepare/prepare.h"
 
 #include <CLI/CLI.hpp>
 #include <iostream>
@@ -9,10 +9,10 @@
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/sample_options.h"
-#include "train/errors.h"
-#include "train/interrupt.h"
-#include "train/prepare_report.h"
-#include "train/progress.h"
+#include "train/failure/errors.h"
+#include "train/loop/interrupt.h"
+#include "train/reports/prepare_report.h"
+#include "train/text/progress.h"
 
 namespace ossature {
 namespace {

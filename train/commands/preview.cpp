@@ -11,15 +11,15 @@
 #include <string_view>
 #include <utility>
 
-#include "data/formats.h"
-#include "data/harmony.h"
-#include "data/records.h"
-#include "data/token_file.h"
-#include "model/checkpoint_writer.h"
+#include "data/harmony/harmony.h"
+#include "data/records/formats.h"
+#include "data/records/records.h"
+#include "data/token_file/token_file.h"
+#include "model/checkpoint/checkpoint_writer.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/sample_options.h"
-#include "train/preview.h"
+#include "train/reports/preview.h"
 
 namespace ossature {
 namespace {

@@ -10,7 +10,7 @@
 
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
-#include "train/recipe_keys.h"
+#include "train/recipe/recipe_keys.h"
 
 namespace ossature {
 namespace {

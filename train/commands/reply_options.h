@@ -5,8 +5,8 @@
 #include <optional>
 #include <string>
 
-#include "data/harmony.h"
-#include "model/generate.h"
+#include "data/harmony/harmony.h"
+#include "model/network/generate.h"
 #include "train/commands/model_options.h"
 
 namespace ossature {

@@ -5,12 +5,12 @@
 #include <optional>
 
 #include "data/data_error.h"
-#include "model/checkpoint_writer.h"
+#include "model/checkpoint/checkpoint_writer.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
-#include "train/progress.h"
-#include "train/run_report.h"
-#include "train/visible_text.h"
+#include "train/reports/run_report.h"
+#include "train/text/progress.h"
+#include "train/text/visible_text.h"
 
 namespace ossature {
 namespace {

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <functional>
 
-#include "data/learn_options.h"
+#include "data/harmony/learn_options.h"
 #include "train/commands/arguments.h"
 
 namespace ossature {

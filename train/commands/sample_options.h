@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "data/formats.h"
-#include "data/harmony.h"
+#include "data/harmony/harmony.h"
+#include "data/records/formats.h"
 
 namespace CLI {
 class App;

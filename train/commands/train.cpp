@@ -5,12 +5,12 @@
 #include <vector>
 
 #include "train/commands/command.h"
-#include "train/estimate.h"
-#include "train/ranks.h"
-#include "train/recipe.h"
-#include "train/run_folder.h"
-#include "train/trainer.h"
-#include "train/training_files.h"
+#include "train/loop/trainer.h"
+#include "train/plan/estimate.h"
+#include "train/ranks/ranks.h"
+#include "train/recipe/recipe.h"
+#include "train/run/run_folder.h"
+#include "train/run/training_files.h"
 
 namespace ossature {
 

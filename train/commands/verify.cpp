@@ -6,7 +6,7 @@
 
 #include "train/commands/adapter_options.h"
 #include "train/commands/command.h"
-#include "train/progress.h"
+#include "train/text/progress.h"
 
 namespace ossature {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <filesystem>
 
-#include "train/verification.h"
+#include "train/evaluation/verification.h"
 
 namespace ossature {
 
