@@ -1,8 +1,12 @@
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <cstdlib>
 #include <optional>
 #include <system_error>
 #include <vector>
@@ -23,8 +27,34 @@ namespace {
   throw std::system_error(errno != 0 ? errno : EIO, std::generic_category(), path.string() + ": cannot be written");
 }
 
+constexpr const char* kMark = ".partial-";
+
+/// Of processes of this machine; where HDF5 was told to lock nothing this is what is known.
+bool is_dead(const std::string& process) {
+  return ::kill(static_cast<pid_t>(std::strtol(process.c_str(), nullptr, 10)), 0) != 0 && errno == ESRCH;
+}
+
+/// Removes what processes that were killed had of `path`: HDF5 holds a lock on what it writes, so a file that can be
+/// locked has no writer.
+void remove_abandoned(const std::filesystem::path& path) {
+  const std::string prefix = path.filename().string() + kMark;
+  std::error_code ignored;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(path.has_parent_path() ? path.parent_path() : ".", ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (!name.starts_with(prefix) || name.find_first_not_of("0123456789", prefix.size()) != std::string::npos) continue;
+    if (!is_dead(name.substr(prefix.size()))) continue;
+    const int descriptor = ::open(entry.path().c_str(), O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) continue;
+    if (::flock(descriptor, LOCK_EX | LOCK_NB) == 0) std::filesystem::remove(entry.path(), ignored);
+    ::close(descriptor);
+  }
+}
+
+/// Where `path` is written until it is complete.
 std::filesystem::path temporary_name(const std::filesystem::path& path) {
-  return path.string() + ".partial-" + std::to_string(getpid());
+  remove_abandoned(path);
+  return path.string() + kMark + std::to_string(getpid());
 }
 
 }  // namespace

@@ -131,6 +131,11 @@ std::string adapter_base_model(const fs::path& dir) {
 }
 
 void write_adapter(const Lora& lora, const fs::path& dir, const std::string& base_model) {
+  for (const LoraTarget& target : lora.targets()) {
+    if (lora.a(target).isfinite().all().item<bool>() && lora.b(target).isfinite().all().item<bool>()) continue;
+    throw CheckpointError(dir.string() + ": not written: the pair of " + target.name +
+                          " has a value that is not finite; expected finite numbers, which smaller weights may give");
+  }
   fs::create_directories(dir);
   const auto both = layers_with_both(lora.targets());
   std::map<std::string, at::Tensor> tensors;  // in the order of their names, as the safetensors library writes them

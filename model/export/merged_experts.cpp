@@ -20,7 +20,7 @@ constexpr std::int64_t kRows = 64;
 void check(bool is_finite, const std::string& name) {
   if (is_finite) return;
   throw CheckpointError("export: " + name + " merged with the adapter has a value that is not finite; expected " +
-                        "finite numbers; the adapter is damaged or diverged");
+                        "finite numbers; the base or the adapter is damaged, or the adapter's weight too large");
 }
 
 /// Rows `first` to `first` + `count` of expert `e`, float32 [count, I].

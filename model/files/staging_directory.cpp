@@ -59,15 +59,24 @@ void remove_abandoned(const fs::path& final_path) {
 }  // namespace
 
 StagingDirectory::StagingDirectory(fs::path final_path) : final_path_(std::move(final_path)) {
+  if (final_path_.empty()) throw CheckpointError("an output directory without a name; expected one");
   if (!final_path_.has_filename()) final_path_ = final_path_.parent_path();  // "out/" means "out"
   if (fs::exists(final_path_) && !(fs::is_directory(final_path_) && fs::is_empty(final_path_))) {
     throw CheckpointError(final_path_.string() +
-                          ": already exists and is not empty; remove it or give another directory");
+                          ": already exists and is no empty directory; remove it or give another directory");
+  }
+  if (!fs::exists(final_path_) && fs::is_symlink(final_path_)) {
+    throw CheckpointError(final_path_.string() +
+                          ": is a symbolic link to nothing; remove it or give another directory");
   }
   remove_abandoned(final_path_);
   path_ = final_path_.string() + kMark + std::to_string(getpid());
-  above_.emplace(path_.parent_path());
-  fs::create_directories(path_);
+  try {
+    above_.emplace(path_.parent_path());
+    fs::create_directories(path_);
+  } catch (const fs::filesystem_error& error) {
+    throw std::system_error(error.code(), final_path_.string() + ": this directory cannot be made");
+  }
   lock_ = lock(path_);
 }
 

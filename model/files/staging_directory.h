@@ -13,7 +13,7 @@ namespace ossature {
 class StagingDirectory {
  public:
   /// Creates a temporary sibling of `final_path`. Throws CheckpointError if `final_path` exists and is anything but an
-  /// empty directory, std::filesystem::filesystem_error if the disk refuses.
+  /// empty directory, std::system_error with its name if the system refuses.
   explicit StagingDirectory(std::filesystem::path final_path);
   ~StagingDirectory();
   StagingDirectory(const StagingDirectory&) = delete;

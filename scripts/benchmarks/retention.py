@@ -218,7 +218,9 @@ def broken_bounds(runs):
         name = f"{run['targets']}, {run['percent']} %, seed {run['seed']}, {run['variant']}"
         least = least_retention(run["variant"], run["percent"])
         if least is not None and run["retention"] < least:
-            yield f"{name}: retention {run['retention']:.4f}; expected at least {least}"
+            error = run["retention_error"]
+            beyond = f" ({(least - run['retention']) / error:.1f} standard errors below)" if error else ""
+            yield f"{name}: retention {run['retention']:.4f}; expected at least {least}{beyond}"
         share = LARGEST_KL.get(run["percent"])
         if run["variant"] in ("calibrated", "recovered") and share and cell in nearest and run["kl"] > share * nearest[cell]:
             yield f"{name}: KL {run['kl']:.2e} is {run['kl'] / nearest[cell]:.3f} of nearest's; expected at most {share}"

@@ -122,6 +122,17 @@ TEST(AdapterRefuses, Inputs) {
       {"linear expects the same targets of all"});
 }
 
+TEST(AdapterRefuses, ToWriteWhatNobodyCanRead) {
+  const Workspace workspace;
+  for (const char* how : {"svd", "cat"}) {
+    workspace.expect_failure(
+        with_model({"combine", kAdapter + "=1e300", "--combination-type", how, "--out", workspace.path("out")}), 3,
+        {"not finite"});
+  }
+  workspace.expect_failure(with_model({"resize", kAdapter, "--out", workspace.path("out"), "--energy", "nan"}), 2,
+                           {"--energy: nan is not a number from 0 to 1"});
+}
+
 TEST(AdapterRefuses, ToReplaceAnything) {
   const Workspace workspace;
   const std::string file = workspace.write("full/file", "mine"), full = workspace.path("full");

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/cli/spoiled_model.h"
 #include "tests/cli/workspace.h"
 
 namespace ossature {
@@ -132,6 +133,27 @@ TEST(EvalCommand, AdapterBesideItsBase) {
   const std::string text = output_of(paired);
   EXPECT_NE(text.find("adapter - base\n"), std::string::npos) << text;
   EXPECT_NE(text.find(line), std::string::npos) << line << " is not in\n" << text;
+}
+
+TEST(EvalCommand, WarnsOfAnotherTokenizer) {
+  const Workspace workspace;
+  const std::string tokenizer = read_bytes(kEmbedded / "tokenizer.json") + "\n", tokens = workspace.path("other.h5");
+  workspace.write("other/tokenizer.json", tokenizer);
+  output_of({"prepare", workspace.conversations(2), "--tokenizer", workspace.path("other"), "--date", "none", "--out",
+             tokens});
+  const std::string warning = "was made with another tokenizer than " + (kEmbedded / "tokenizer.json").string();
+  const ProgramResult other = run_program({"eval", "--model", kEmbedded, "--data", tokens});
+  EXPECT_EQ(other.exit_code, 0) << other.err;
+  EXPECT_NE(other.err.find("warning: " + tokens + " " + warning), std::string::npos) << other.err;
+  const ProgramResult own = run_program({"eval", "--model", kEmbedded, "--data", workspace.tokens(2)});
+  EXPECT_EQ(own.err.find("warning"), std::string::npos) << own.err;
+}
+
+TEST(EvalRefuses, LossesThatAreNotFinite) {
+  const Workspace workspace;
+  const std::string model = workspace.small_model(), tokens = workspace.tokens(3);
+  spoil_embedding(model, token_of_one_sample(tokens, 1));
+  workspace.expect_failure({"eval", "--model", model, "--data", tokens}, 4, {model, "is not a finite number"});
 }
 
 TEST(EvalRefuses, Arguments) {

@@ -97,9 +97,33 @@ TEST(ExportRounding, InterruptedGoesOnToTheSameBytes) {
   EXPECT_EQ(stopped.exit_code, 130) << stopped.err;
   EXPECT_NE(stopped.err.find(work), std::string::npos) << stopped.err;
   EXPECT_FALSE(fs::exists(run.workspace.path("stopped")));
+  const std::string other = run.workspace.path("other.rounding");
+  fs::copy(work, other);
   (void)output_of(run.arguments("stopped"));
   EXPECT_TRUE(run.files("stopped") == run.files("whole"));
   EXPECT_FALSE(fs::exists(work));
+  (void)output_of(run.arguments("other", {"--rounding", "nearest"}));
+  EXPECT_FALSE(fs::exists(other)) << "what was begun for a target that is complete now";
+}
+
+// Rounding may take hours: what is wrong with the rest is told before.
+TEST(ExportRefuses, DataOfTheLastStepsBeforeTheRounding) {
+  const AdaptedExperts run;
+  const auto expect = [&](const std::vector<std::string>& options, const std::string& mention) {
+    std::vector<std::string> all = {
+        "export", "--model", kEmbedded, "--adapter", run.adapter, "--out", run.workspace.path("out")};
+    all.insert(all.end(), options.begin(), options.end());
+    run.workspace.expect_failure(all, 3, {mention});
+  };
+  expect({"--verify", run.workspace.path("absent.h5")}, "absent.h5");
+  const std::string one =
+      run.workspace.write("one.jsonl", R"({"prompt": "What is it?", "completion": "A chat robot."})");
+  const std::string one_tokens = run.workspace.path("one.h5"), none = run.workspace.path("none.h5");
+  output_of({"prepare", one, "--tokenizer", kEmbedded, "--date", "none", "--out", one_tokens});
+  expect({"--recover", "3", "--calibration", one_tokens}, "expected at least 2");
+  const std::string empty = run.workspace.write("empty.jsonl", R"({"text": "x"})");
+  output_of({"prepare", empty, "--tokenizer", kEmbedded, "--out", none});
+  expect({"--verify", none}, none + ": no token is learned");
 }
 
 TEST(ExportRounding, RecoveryTrainsTheExpertsBiasesAndNothingElse) {

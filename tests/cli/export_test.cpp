@@ -115,6 +115,21 @@ TEST(ExportRefuses, Arguments) {
   workspace.expect_failure({"export", "--model", kEmbedded, "--out", out, "--experts", "int4"}, 2, {"--experts: int4"});
   workspace.expect_failure({"export", "--model", kEmbedded, "--out", out, "--format", "openai", "--experts", "bf16"}, 2,
                            {"--experts: bf16 does not go with --format openai"});
+  const std::string data = workspace.tokens(2);
+  for (const std::vector<std::string>& unused : std::vector<std::vector<std::string>>{
+           {"--verify", data}, {"--calibration", data}, {"--recover", "3"}, {"--rounding", "calibrated"}}) {
+    std::vector<std::string> arguments = {"export", "--model", kEmbedded, "--out", out};
+    arguments.insert(arguments.end(), unused.begin(), unused.end());
+    workspace.expect_failure(arguments, 2, {unused.front() + ": goes with --adapter"});
+    arguments.insert(arguments.end(), {"--format", "gguf-adapter", "--adapter", "any"});
+    workspace.expect_failure(arguments, 2, {unused.front() + ": does not go with --format gguf-adapter"});
+  }
+  workspace.expect_failure({"export", "--model", kEmbedded, "--out", out + ".gguf"}, 2,
+                           {"--out: " + out + ".gguf is the name of a GGUF file", "give --format gguf"});
+  const std::string small = (fs::path(OSSATURE_SOURCE_DIR) / "tests/golden/small").string();
+  workspace.expect_failure({"export", "--model", small + "/hf", "--adapter", small + "/adapter", "--adapter",
+                            small + "/../small/adapter=0.5", "--out", out},
+                           2, {"is given twice", "=2"});
 }
 
 TEST(ExportRefuses, Inputs) {
@@ -142,6 +157,8 @@ TEST(ExportRefuses, Outputs) {
   };
   workspace.expect_failure(to(workspace.path("full")), 3, {workspace.path("full") + ": already exists"});
   workspace.expect_failure(to(file), 3, {file + ": already exists"});
+  fs::create_symlink(workspace.path("nothing"), workspace.path("link"));
+  workspace.expect_failure(to(workspace.path("link")), 3, {workspace.path("link") + ": is a symbolic link to nothing"});
   workspace.expect_failure(to(file + "/out"), 3, {file + "/out", "Not a directory"});
   workspace.expect_failure(to("/proc/ossature-test/out"), 3, {"/proc/ossature-test/out"});
 }

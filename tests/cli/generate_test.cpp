@@ -43,6 +43,14 @@ TEST(GenerateCommand, JsonAndRawHoldTheSameReply) {
   EXPECT_TRUE(raw.ends_with("<|message|>" + report["reply"].get<std::string>() + "<|return|>\n")) << raw;
 }
 
+TEST(GenerateCommand, GgufFilesHaveTheirTokenizer) {
+  const Workspace workspace;
+  const std::string file = workspace.path("model.gguf");
+  output_of({"export", "--model", kEmbedded, "--format", "gguf", "--out", file});
+  EXPECT_EQ(output_of({"generate", "--model", file, "--date", "none", "--prompt", kQuestion, "--temperature", "0"}),
+            output_of(generate({"--prompt", kQuestion, "--temperature", "0"})));
+}
+
 TEST(GenerateCommand, SeedsDecideWhatIsDrawn) {
   const auto drawn = [](const char* seed) {
     return output_of(
@@ -105,6 +113,18 @@ TEST(GenerateRefuses, Arguments) {
   refused({"--prompt", "a", "--seed", "-1"}, "--seed: ");
   workspace.expect_failure({"generate", "--model", kEmbedded, "--prompt", "a", "--date", "today!"}, 2,
                            {"--date: \"today!\" is not a date"});
+}
+
+TEST(GenerateRefuses, NumbersThatAreNone) {
+  const Workspace workspace;
+  workspace.expect_failure(generate({"--prompt", kQuestion, "--temperature", "nan"}), 2,
+                           {"--temperature: nan is not a number from 0 on"});
+  workspace.expect_failure(generate({"--prompt", kQuestion, "--top-p", "nan"}), 2, {"--top-p: nan is not a number"});
+  workspace.expect_failure(generate({"--prompt", kQuestion, "--max-new-tokens", "0"}), 2,
+                           {"--max-new-tokens: 0 is not a whole number from 1 on"});
+  workspace.expect_failure(generate({"--prompt", kQuestion, "--seed", "-1"}), 2,
+                           {"--seed: -1 is not a whole number from 0 on"});
+  workspace.expect_failure(generate({"--prompt", kQuestion, "--raw", "--json"}), 2, {"--raw"});
 }
 
 TEST(GenerateRefuses, Inputs) {

@@ -81,6 +81,13 @@ TEST(InitRefuses, Outputs) {
   workspace.expect_failure({"init", "tiny", "--out", "/proc/ossature-test/new"}, 3, {"/proc/ossature-test/new"});
 }
 
+TEST(InitFailure, InterruptLeavesNothing) {
+  const Workspace workspace;
+  const auto begun = [&] { return !workspace.contents().empty(); };
+  workspace.expect_failure({"init", "gpt-oss-20b", "--layers", "1", "--out", workspace.path("out")}, 130,
+                           {"interrupted; nothing was written"}, {.interrupt_when = begun});
+}
+
 TEST(InitFailure, FullDiskLeavesNothing) {
   const Workspace workspace;
   workspace.expect_failure({"init", "tiny", "--out", workspace.path("a/b")}, 5,

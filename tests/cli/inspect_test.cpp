@@ -196,6 +196,18 @@ TEST(Inspect, AdapterByGroup) {
   EXPECT_EQ(inspect(kSmall / "adapter-down")["groups"][0]["group"], "mlp.experts.down_proj");
 }
 
+TEST(Inspect, AdapterForLlamaCpp) {
+  const Workspace workspace;
+  const std::string file = workspace.path("adapter.gguf");
+  output_of({"export", "--model", kSmall / "hf", "--adapter", kSmall / "adapter-down", "--format", "gguf-adapter",
+             "--out", file});
+  const json report = inspect(file);
+  EXPECT_EQ(report["kind"], "adapter");
+  EXPECT_EQ(report["layout"], "gguf");
+  EXPECT_EQ(report["parameters"], inspect(kSmall / "adapter-down")["parameters"]);
+  EXPECT_EQ(report["tensors"].size(), 6U) << "A and B of three layers";
+}
+
 TEST(Inspect, RunFolder) {
   const Scratch scratch;
   scratch.write("recipe.yaml", "base_model: base\noutput_dir: run\ndata: {train: train.h5}\n");

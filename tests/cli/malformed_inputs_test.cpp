@@ -121,6 +121,16 @@ TEST(MalformedInputs, TargetsThatCannotBeWritten) {
   }
 }
 
+TEST(MalformedInputs, TargetsThatAreSomethingElse) {
+  const Workspace workspace;
+  auto arguments = prepare(workspace, {workspace.write("a.jsonl", kGood)});
+  arguments.back() = workspace.write("notes.txt", "mine, and longer than a signature");
+  workspace.expect_failure(arguments, 3, {"notes.txt: already exists and is no HDF5 file"});
+  arguments.back() = workspace.path("tokens.h5");
+  output_of(arguments);
+  output_of(arguments);  // a token file is replaced
+}
+
 TEST(MalformedInputs, FullDiskExitsWithFive) {
   const Workspace workspace;
   workspace.expect_failure(prepare(workspace, {workspace.conversations(40)}), 5,

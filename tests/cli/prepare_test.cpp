@@ -272,7 +272,7 @@ TEST(PrepareRefuses, Outputs) {
   const auto to = [&](const std::string& out) {
     return std::vector<std::string>{"prepare", input, "--tokenizer", kEmbedded, "--out", out};
   };
-  workspace.expect_failure(to(input), 3, {input + ": is both read and to be written"});
+  workspace.expect_failure(to(input), 3, {input + ": already exists and is no HDF5 file"});
   fs::create_directory(workspace.path("directory"));
   workspace.expect_failure(to(workspace.path("directory")), 3, {workspace.path("directory") + ": is a directory"});
   workspace.expect_failure(to(input + "/out.h5"), 3, {input + " is not a directory"});
@@ -285,7 +285,7 @@ TEST(PrepareRefuses, Outputs) {
 TEST(PrepareFailure, FullDiskKeepsTheOldFile) {
   const Workspace workspace;
   const std::string input = workspace.conversations(40);
-  workspace.write("out.h5", "an older file");
+  output_of(arguments(workspace, input));
   workspace.expect_failure(arguments(workspace, input), 5, {workspace.path("out.h5"), "File too large"},
                            {.max_file_bytes = 2'000});
 }

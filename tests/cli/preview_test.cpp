@@ -43,7 +43,7 @@ TEST(PreviewCommand, SamplesAndColoursAreChosen) {
 
 TEST(PreviewCommand, WritesAPage) {
   const Workspace workspace;
-  const std::string file = workspace.tokens(3), page = workspace.write("page.html", "old");
+  const std::string file = workspace.tokens(3), page = workspace.write("page.html", "<!doctype html><p>old</p>");
   const std::string out = output_of({"preview", file, "--tokenizer", kEmbedded, "--count", "3", "--html", page});
   EXPECT_EQ(out, page + ": 3 samples\n");
   const std::string html = read_bytes(page);

@@ -65,6 +65,19 @@ TEST(VerifyCommand, FiguresAreThoseOfEval) {
   for (const auto& layer : report["layers"]) EXPECT_NEAR(layer["gain"].get<double>(), 1.0, 0.05);
 }
 
+// Its loss is lower than that of the adapter which it is said to have.
+TEST(VerifyCommand, FailsForAnExportOfTheAdapterWithAnotherWeight) {
+  const Adapted run;
+  run.exported("exported", {"--experts", "bf16"});
+  Arguments arguments = run.verify("exported");
+  arguments[6] += "=0.3";
+  const ProgramResult result = run_program(arguments);
+  EXPECT_EQ(result.exit_code, 3) << result.out;
+  EXPECT_NE(result.err.find("of what it changed in the predictions (KL divergence); expected at least 50 %"),
+            std::string::npos)
+      << result.err;
+}
+
 TEST(VerifyCommand, FailsForAnExportThatLostTheAdapter) {
   const Adapted run;
   output_of({"export", "--model", kEmbedded, "--out", run.workspace.path("base")});

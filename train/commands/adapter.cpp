@@ -13,6 +13,7 @@
 #include "train/commands/adapter_options.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
+#include "train/commands/numbers.h"
 #include "train/reports/adapter_report.h"
 #include "train/text/progress.h"
 
@@ -68,11 +69,7 @@ class Output {
 void info(const Options& options) {
   const fs::path dir = options.adapters.front();
   std::optional<OutputFile> picture;
-  if (options.picture) {
-    picture.emplace(*options.picture);
-    if (fs::exists(*options.picture))
-      throw CheckpointError(options.picture->string() + ": already exists; remove it or give another file");
-  }
+  if (options.picture) picture.emplace(*options.picture, OutputFile::Replaces::kNothing);
   const Lora lora = read_adapter(dir, shape_of(options, dir));
   std::optional<Checkpoint> base;
   if (options.model) base.emplace(*options.model);
@@ -164,7 +161,9 @@ void add_info(CLI::App& app) {
   CLI::App* command = app.add_subcommand("info", "Norm, effective rank and stable rank by layer, weight and expert");
   const auto options = add_common(*command);
   command->add_option("DIR", options->adapters, "Adapter")->required()->expected(1);
-  command->get_option("--model")->description("Base model: then norms are also given in relation to its weights'");
+  command->get_option("--model")->description(
+      "Base model: then norms are also given in relation to its weights'; needed where the adapter names no directory "
+      "of it");
   command->add_option("--picture", options->picture, "New file: heat maps of layers by weights and experts")
       ->type_name("FILE.svg");
   command->callback([options] { info(*options); });
@@ -176,11 +175,11 @@ void add_resize(CLI::App& app) {
   command->add_option("DIR", options->adapters, "Adapter")->required()->expected(1);
   add_out(*command, *options, true);
   command->add_option("--rank", options->rank, "Rank of the result, at most")
-      ->check(CLI::Range(1, static_cast<int>(kMaxLoraRank)));
+      ->check(whole_number_within(1, kMaxLoraRank));
   command
       ->add_option("--energy", options->energy,
                    "Take of each weight the least rank at which it, and each expert, keeps this share of its energy")
-      ->check(CLI::Range(0.0, 1.0));
+      ->check(number_within(0.0, 1.0));
   command->callback([options] { resize(*options); });
 }
 
@@ -192,7 +191,7 @@ void add_diff(CLI::App& app) {
       ->required()
       ->expected(2);
   add_out(*command, *options, false);
-  command->add_option("--svd-rank", options->rank, kSvdRank)->check(CLI::Range(1, static_cast<int>(kMaxLoraRank)));
+  command->add_option("--svd-rank", options->rank, kSvdRank)->check(whole_number_within(1, kMaxLoraRank));
   command->callback([options] { diff(*options); });
 }
 
@@ -210,7 +209,7 @@ void add_combine(CLI::App& app) {
                    "sum of deltas)")
       ->check(CLI::IsMember({"cat", "svd", "linear"}))
       ->capture_default_str();
-  command->add_option("--svd-rank", options->rank, kSvdRank)->check(CLI::Range(1, static_cast<int>(kMaxLoraRank)));
+  command->add_option("--svd-rank", options->rank, kSvdRank)->check(whole_number_within(1, kMaxLoraRank));
   command->callback([options] { combine_adapters(*options); });
 }
 

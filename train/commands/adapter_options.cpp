@@ -1,6 +1,7 @@
 #include "train/commands/adapter_options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -49,6 +50,15 @@ std::vector<Recipe> run_recipes(const std::vector<WeightedAdapter>& adapters) {
 
 Merger merger_of(const std::vector<WeightedAdapter>& adapters, const ModelConfig& model) {
   Merger merger;
+  for (auto adapter = adapters.begin(); adapter != adapters.end(); ++adapter) {
+    const bool is_second = std::any_of(adapters.begin(), adapter, [&](const WeightedAdapter& other) {
+      std::error_code not_there;
+      return std::filesystem::equivalent(other.dir, adapter->dir, not_there);
+    });
+    if (!is_second) continue;
+    throw CLI::ValidationError("--adapter", adapter->dir.string() + " is given twice; to add it so often give its " +
+                                                "weight: " + adapter->dir.string() + "=2");
+  }
   for (const auto& [dir, weight] : adapters) merger.add(read_adapter(dir, model), weight);
   return merger;
 }

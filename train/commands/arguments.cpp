@@ -1,8 +1,11 @@
 #include "train/commands/arguments.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <chrono>
+#include <fstream>
 #include <string_view>
 
 #include "data/data_error.h"
@@ -27,6 +30,21 @@ bool is_day(std::string_view text) {
       .ok();
 }
 
+std::string_view mark_of(OutputFile::Replaces replaces) {
+  return replaces == OutputFile::Replaces::kHdf5   ? "\x89HDF\r\n\x1a\n"
+         : replaces == OutputFile::Replaces::kHtml ? "<!doctype html"
+                                                   : "";
+}
+
+bool begins_with(const std::filesystem::path& file, std::string_view mark) {
+  std::string found(mark.size(), '\0');
+  std::ifstream(file, std::ios::binary).read(found.data(), static_cast<std::streamsize>(found.size()));
+  const auto same = [](char a, char b) {
+    return std::tolower(static_cast<unsigned char>(a)) == std::tolower(static_cast<unsigned char>(b));
+  };
+  return std::equal(found.begin(), found.end(), mark.begin(), same);
+}
+
 }  // namespace
 
 void add_date_option(CLI::App& command, std::string& date) {
@@ -46,12 +64,20 @@ std::optional<std::string> date_of(const std::string& date) {
   return date == "today" ? today() : date;
 }
 
-OutputFile::OutputFile(const std::filesystem::path& file) : folders_(file.parent_path()) {
+OutputFile::OutputFile(const std::filesystem::path& file, Replaces replaces) : folders_(file.parent_path()) {
   if (std::filesystem::is_directory(file)) throw DataError(file.string() + ": is a directory; name a file to write");
   const std::filesystem::path parent = file.has_parent_path() ? file.parent_path() : ".";
   std::error_code ignored;
   if (!std::filesystem::is_directory(parent, ignored))
     throw DataError(file.string() + ": cannot be written, as " + parent.string() + " is not a directory");
+  if (!std::filesystem::is_regular_file(file, ignored) || std::filesystem::file_size(file, ignored) == 0) return;
+  const std::string_view mark = mark_of(replaces);
+  if (!mark.empty() && begins_with(file, mark)) return;
+  throw DataError(file.string() + ": already exists" +
+                  (replaces == Replaces::kHdf5   ? " and is no HDF5 file, which would be replaced"
+                   : replaces == Replaces::kHtml ? " and is no HTML page, which would be replaced"
+                                                 : "") +
+                  "; remove it or give another file");
 }
 
 }  // namespace ossature

@@ -24,9 +24,12 @@ void add_date_option(CLI::App& command, std::string& date);
 /// written.
 class OutputFile {
  public:
-  /// Throws DataError if `file` cannot become a file because it is a directory or its directory is none and cannot be
-  /// made: better before the work than after it.
-  explicit OutputFile(const std::filesystem::path& file);
+  /// What of an earlier call may be replaced; what is empty, and what is no regular file, such as a pipe, always.
+  enum class Replaces { kNothing, kHdf5, kHtml };
+
+  /// Throws DataError if `file` is something else than what may be replaced, or cannot become a file because it is a
+  /// directory or its directory is none and cannot be made: better before the work than after it.
+  OutputFile(const std::filesystem::path& file, Replaces replaces);
 
  private:
   MadeFolders folders_;

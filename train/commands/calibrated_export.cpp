@@ -12,6 +12,7 @@
 #include "train/evaluation/evaluate.h"
 #include "train/failure/errors.h"
 #include "train/loop/interrupt.h"
+#include "train/run/training_files.h"
 #include "train/text/progress.h"
 
 namespace ossature {
@@ -56,6 +57,7 @@ TokenFiles opened(const std::vector<std::filesystem::path>& data, const Checkpoi
   for (const std::filesystem::path& path : data) {
     files.push_back(std::make_shared<const TokenFileReader>(path));
     check_vocabulary(*files.back(), base.config().vocab_size, base.dir());
+    if (files.size() == 1) warn_of_other_tokenizer(*files.back(), base.dir());
   }
   return files;
 }
@@ -76,6 +78,21 @@ std::vector<std::filesystem::path> training_data(const std::vector<WeightedAdapt
 
 std::filesystem::path rounding_folder(const std::filesystem::path& out) {
   return (out / "").parent_path().string() + ".rounding";
+}
+
+void remove_rounding_folder(const std::filesystem::path& out) {
+  const std::filesystem::path folder = rounding_folder(out);
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator(folder, ignored)) {
+    if (entry.path().filename().string().starts_with("layer-")) std::filesystem::remove(entry.path(), ignored);
+  }
+  std::filesystem::remove(folder, ignored);  // unless something else is in it
+}
+
+void check_recovery_data(const std::vector<std::filesystem::path>& data, std::int64_t max_tokens) {
+  TokenFiles files;
+  for (const std::filesystem::path& path : data) files.push_back(std::make_shared<const TokenFileReader>(path));
+  check_recovery_data(calibration_batches(files, max_tokens));
 }
 
 RoundedLayers round_experts(const Checkpoint& base, const Merger& merger, const std::vector<WeightedAdapter>& adapters,

@@ -23,12 +23,18 @@ namespace ossature {
 /// Where the layers' results of an export to `out` lie until it is complete: a folder beside it.
 [[nodiscard]] std::filesystem::path rounding_folder(const std::filesystem::path& out);
 
+/// Removes what an export that was broken off has left in the rounding folder of `out`, which is complete now.
+void remove_rounding_folder(const std::filesystem::path& out);
+
 /// Rounds the experts of base + adapters for what `data` make of their inputs, with progress on stderr. An interrupted
 /// run throws InterruptedError; the same call goes on from there.
 [[nodiscard]] RoundedLayers round_experts(const Checkpoint& base, const Merger& merger,
                                           const std::vector<WeightedAdapter>& adapters,
                                           const std::vector<std::filesystem::path>& data, std::int64_t max_tokens,
                                           const std::filesystem::path& work);
+
+/// Throws DataError, before anything is rounded, where `data` cannot serve recover_export().
+void check_recovery_data(const std::vector<std::filesystem::path>& data, std::int64_t max_tokens);
 
 /// Recovers what `rounded` left over, on the same data, with progress on stderr. An interrupted run throws
 /// InterruptedError; the rounded layers stay in `work`.

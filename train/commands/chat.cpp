@@ -13,6 +13,7 @@
 
 #include "data/utf8.h"
 #include "train/chat/chat_session.h"
+#include "train/chat/model_tokenizer.h"
 #include "train/chat/reply_printer.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
@@ -129,7 +130,7 @@ void answer(ChatSession& session, const Harmony& harmony, const std::string& tex
 void run(const Options& options) {
   Conversation conversation;
   apply_to(options.reply, conversation);
-  const Harmony harmony(Tokenizer::load(options.model.model), date_of(options.reply.date));
+  const Harmony harmony(tokenizer_of(options.model.model), date_of(options.reply.date));
   const LoadedModel model = load_model(options.model);
   check_tokenizer(harmony, model.transformer.config(), options.model.model);
   ChatSession session(model.transformer, harmony,

@@ -4,13 +4,15 @@
 
 #include <ATen/Parallel.h>
 
+#include "train/commands/numbers.h"
+
 namespace ossature {
 
 void add_threads_option(CLI::App& command) {
   command
       .add_option_function<int>(
           "--threads", [](int threads) { at::set_num_threads(threads); }, "Processor threads; all by default")
-      ->check(CLI::Range(1, 4096))
+      ->check(whole_number_within(1, 4096))
       ->type_name("N");
 }
 

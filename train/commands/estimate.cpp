@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "train/commands/command.h"
+#include "train/commands/numbers.h"
 #include "train/plan/estimate.h"
 
 namespace ossature {
@@ -42,7 +43,7 @@ void register_estimate(CLI::App& app) {
   command->add_option("KEY=VALUE", options->overrides, "Changes to the recipe, such as data.sequence_length=8192");
   command->add_flag("--no-probe", options->no_probe, "Do not measure this machine's matrix product: no times");
   command->add_option("--ranks", options->ranks, "Machines like this one, for the time of a run on all of them")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(whole_number_within(1, 1 << 20))
       ->type_name("N");
   command->add_option("--network", options->network, "What joins them")
       ->check([](const std::string& text) {
@@ -51,13 +52,13 @@ void register_estimate(CLI::App& app) {
       ->type_name("RATE")
       ->capture_default_str();
   command->add_option("--latency", options->latency_ms, "Of the network, one way, in milliseconds")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number_from(0.0))
       ->type_name("MS")
       ->capture_default_str();
   command
       ->add_option("--micro-batch-seconds", options->micro_batch_seconds,
                    "What one of the machines was seen to take for a micro-batch, in place of the probe's")
-      ->check(CLI::PositiveNumber)
+      ->check(number_above_zero())
       ->type_name("S");
   command->add_flag("--json", options->json, "Print one JSON object");
   command->callback([options] { run(*options); });

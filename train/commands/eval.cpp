@@ -12,9 +12,12 @@
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
 #include "train/commands/model_options.h"
+#include "train/commands/numbers.h"
 #include "train/evaluation/evaluation.h"
+#include "train/failure/errors.h"
 #include "train/loop/learned_channels.h"
 #include "train/plan/memory_plan.h"
+#include "train/run/training_files.h"
 #include "train/text/progress.h"
 #include "train/text/visible_text.h"
 
@@ -120,22 +123,29 @@ void print_table(const Evaluation& found, const Evaluation* base) {
 void run(const Options& options) {
   std::optional<OutputFile> logprobs;
   if (options.logprobs) {
-    logprobs.emplace(*options.logprobs);
+    logprobs.emplace(*options.logprobs, OutputFile::Replaces::kHdf5);
     std::error_code ignored;
     if (std::filesystem::equivalent(*options.logprobs, options.data, ignored))
       throw CLI::ValidationError("--logprobs", "would overwrite " + options.data.string() + ", which is read");
   }
   const auto file = std::make_shared<const TokenFileReader>(options.data);
+  if (!options.tokenizer) warn_of_other_tokenizer(*file, options.model.model);
   const HarmonyTokens harmony = harmony_of(options, *file);
   const auto evaluated = [&](const ModelOptions& which, bool keeps_log_probs) {
     LoadedModel model = load_model(which);
     check_vocabulary(*file, model.checkpoint.config().vocab_size, model.checkpoint.dir());
     fit_into_memory(model.transformer, model.checkpoint, free_memory());
     Progress progress("eval");
-    return evaluate_groups(model.transformer, file, harmony, options.max_tokens, keeps_log_probs,
-                           [&](std::int64_t done) {
-                             progress.show(done, file->num_tokens(), {{done, "tokens"}});
-                           });
+    Evaluation result =
+        evaluate_groups(model.transformer, file, harmony, options.max_tokens, keeps_log_probs, [&](std::int64_t done) {
+          progress.show(done, file->num_tokens(), {{done, "tokens"}});
+        });
+    if (result.all.num_learned > 0 && !std::isfinite(jackknife(result.all.loss).value)) {
+      throw NonFiniteError(which.model.string() + (which.adapter ? " with " + which.adapter->string() : "") +
+                           ": the loss on " + file->path().string() +
+                           " is not a finite number; expected one; a weight is damaged, or training diverged");
+    }
+    return result;
   };
   const Evaluation found = evaluated(options.model, options.logprobs.has_value());
   if (options.logprobs) write_logprobs(*options.logprobs, found.log_probs);
@@ -173,15 +183,18 @@ void register_eval(CLI::App& app) {
                                          "with an adapter beside the base model");
   add_model_options(*command, options->model);
   command->add_option("--data", options->data, "Token file")->required()->type_name("FILE.h5");
-  command->add_option("--logprobs", options->logprobs, "Also write log p of every token (HDF5, /logprobs)")
+  command
+      ->add_option("--logprobs", options->logprobs,
+                   "Also write log p of every token (HDF5, /logprobs); a HDF5 file there is replaced")
       ->type_name("OUT.h5");
   command
       ->add_option("--tokenizer", options->tokenizer,
-                   "tokenizer.json that made the file, to tell channels apart; the model's own by default")
+                   "tokenizer.json that made the file, to tell channels apart; by default the model's own if it did, "
+                   "else o200k_harmony")
       ->type_name("DIR");
   command->add_flag("--adapter-only", options->adapter_only, "With --adapter: leave out the base model");
   command->add_option("--max-tokens", options->max_tokens, "Tokens computed at once")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   add_threads_option(*command);
   command->add_flag("--json", options->json, "Print one JSON object");

@@ -13,6 +13,7 @@
 #include "train/commands/adapter_options.h"
 #include "train/commands/calibrated_export.h"
 #include "train/commands/command.h"
+#include "train/commands/numbers.h"
 #include "train/commands/verify.h"
 #include "train/evaluation/calibration_data.h"
 #include "train/evaluation/verification.h"
@@ -20,7 +21,9 @@
 #include "train/loop/interrupt.h"
 #include "train/recipe/recipe.h"
 #include "train/reports/model_card.h"
+#include "train/run/training_files.h"
 #include "train/text/progress.h"
+#include "train/text/visible_text.h"
 
 namespace ossature {
 namespace {
@@ -46,11 +49,10 @@ std::optional<std::filesystem::path> validation_data(const std::vector<WeightedA
   return std::nullopt;
 }
 
-/// Opens what was written as any reader does, and says what it kept, also in the model card. Throws CheckpointError if
-/// that is less than asked.
-void verify(const Options& options, const std::vector<WeightedAdapter>& adapters, const Checkpoint& base,
+/// Opens what was written as any reader does, and says what it kept on `file`, also in the model card. Throws
+/// CheckpointError if that is less than asked.
+void verify(const Options& options, const std::optional<std::filesystem::path>& file, const Checkpoint& base,
             const Merger& merger, const Checkpoint& written, ModelCard card) {
-  const std::optional<std::filesystem::path> file = options.verify ? options.verify : validation_data(adapters);
   if (!file) {
     const TensorComparison found = compare_tensors(base, merger, written);
     std::cout << "tensors: " << found.identical + found.dense_experts << " as in the base, " << found.merged
@@ -146,8 +148,12 @@ std::vector<std::filesystem::path> calibration_data(const Options& options,
                                "training data are not there; give --calibration FILE.h5");
   }
   if (found.empty()) {
-    std::cerr << "export: without calibration data experts are rounded to nearest, which loses small changes; give "
-                 "--calibration FILE.h5 (samples of what the adapter was trained for) to keep them\n";
+    std::string missing;
+    for (const Recipe& recipe : run_recipes(adapters))
+      missing += (missing.empty() ? " (not there: " : ", ") + names_of(recipe.data.train);
+    std::cerr << "export: without calibration data" << visible_line(missing) << (missing.empty() ? "" : ")")
+              << " experts are rounded to nearest, which loses small changes; give --calibration FILE.h5 (samples of "
+                 "what the adapter was trained for) to keep them\n";
   }
   return found;
 }
@@ -156,14 +162,37 @@ const char* layout_name(Layout layout) {
   return layout == Layout::kHf ? "transformers' layout" : layout == Layout::kOpenAi ? "OpenAI's layout" : "GGUF";
 }
 
-void run(const Options& options) {
+/// Throws CLI::ValidationError where options do not go together: none is passed over.
+void check_options(const Options& options) {
+  const bool is_adapter_alone = options.format == "gguf-adapter";
   if (options.format == "openai" && options.experts != "mxfp4") {
     throw CLI::ValidationError(
         "--experts", options.experts + " does not go with --format openai, which has experts in " + "MXFP4 only");
   }
-  if (options.format == "gguf-adapter" && options.adapters.empty()) {
+  if (is_adapter_alone && options.adapters.empty()) {
     throw CLI::ValidationError("--adapter", "is missing; --format gguf-adapter writes nothing else");
   }
+  if (is_adapter_alone && options.experts != "mxfp4") {
+    throw CLI::ValidationError("--experts", "does not go with --format gguf-adapter, which writes no weight");
+  }
+  for (const auto& [name, is_given] :
+       {std::pair{"--rounding", options.rounding == "calibrated" || (is_adapter_alone && options.rounding)},
+        std::pair{"--calibration", !options.calibration.empty()}, std::pair{"--recover", options.recover.has_value()},
+        std::pair{"--verify", options.verify.has_value()}}) {
+    if (!is_given) continue;
+    if (is_adapter_alone)
+      throw CLI::ValidationError(name, "does not go with --format gguf-adapter, which merges and rounds nothing");
+    if (options.adapters.empty())
+      throw CLI::ValidationError(name, "goes with --adapter; without one the weights stay as they are");
+  }
+  if (options.format != "gguf" && !is_adapter_alone && options.out.extension() == ".gguf") {
+    throw CLI::ValidationError("--out", options.out.string() + " is the name of a GGUF file, and --format " +
+                                            options.format + " writes a directory; give --format gguf or another name");
+  }
+}
+
+void run(const Options& options) {
+  check_options(options);
   const std::vector<WeightedAdapter> adapters = weighted_adapters(options.adapters);
   const Checkpoint base(options.model);
   base.check_scales();
@@ -180,6 +209,10 @@ void run(const Options& options) {
                 : options.experts == "mixed" ? ExpertStorage::kMixed
                                              : ExpertStorage::kMxfp4;
   const std::vector<std::filesystem::path> data = calibration_data(options, adapters, base, merger);
+  // What the end needs is looked at before the work, which may take hours.
+  const std::optional<std::filesystem::path> held_out = options.verify ? options.verify : validation_data(adapters);
+  if (held_out && !options.no_verify) check_held_out(std::make_shared<const TokenFileReader>(*held_out), base);
+  if (options.recover) check_recovery_data(data, options.calibration_tokens);
   ModelCard card = card_of(options, adapters, base, merger, !data.empty());
   std::optional<RoundedLayers> rounded;
   std::optional<Recovery> recovered;
@@ -198,7 +231,7 @@ void run(const Options& options) {
   }
   how.model_card = to_markdown(card);
   export_with_progress(base, merger, how, options.format == "gguf", options.out);
-  if (rounded) std::filesystem::remove_all(work);
+  remove_rounding_folder(options.out);
   const Checkpoint written(options.out);
   std::cout << options.out.string() << ": " << written.num_parameters() << " parameters, " << written.stored_bytes()
             << " bytes, " << layout_name(written.layout()) << ", experts " << storage_name(written.experts());
@@ -207,7 +240,7 @@ void run(const Options& options) {
   std::cout << "\n";
   if (rounded) std::cout << "experts rounded for calibration data: " << gain_text(*rounded) << "\n";
   if (recovered) std::cout << recovery_text(*recovered) << "\n";
-  if (!merger.pairs().empty() && !options.no_verify) verify(options, adapters, base, merger, written, card);
+  if (!merger.pairs().empty() && !options.no_verify) verify(options, held_out, base, merger, written, card);
 }
 
 }  // namespace
@@ -219,7 +252,9 @@ void register_export(CLI::App& app) {
       ->required()
       ->type_name("DIR");
   add_adapter_option(*command, options->adapters);
-  command->add_option("--out", options->out, "New directory; for GGUF a new FILE.gguf too")
+  command
+      ->add_option("--out", options->out,
+                   "New directory; of --format gguf a new FILE.gguf or a directory for one, of gguf-adapter a new file")
       ->required()
       ->type_name("DIR");
   add_threads_option(*command);
@@ -246,14 +281,14 @@ void register_export(CLI::App& app) {
                    "Token files of what the adapter was trained for (default: the training data of its run)")
       ->type_name("FILE.h5");
   command->add_option("--calibration-tokens", options->calibration_tokens, "How many tokens of them are used")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   command
       ->add_option(
           "--recover", options->recover,
           "After calibrated rounding, train the experts' biases for so many steps to predict as base + adapter "
           "does; kept if that is so on samples of the calibration data that were held out")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->type_name("STEPS");
   CLI::Option* data = command
                           ->add_option("--verify", options->verify,
@@ -264,7 +299,7 @@ void register_export(CLI::App& app) {
   command
       ->add_option("--min-retention", options->verification.min_retention,
                    "Exit code 3 if the export kept less of what the adapter gained")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_within(0.0, 1.0))
       ->capture_default_str();
   command->callback([options] { run(*options); });
 }

@@ -9,6 +9,7 @@
 #include "data/harmony/harmony_reply.h"
 #include "data/records/formats.h"
 #include "data/records/records.h"
+#include "train/chat/model_tokenizer.h"
 #include "train/chat/reply.h"
 #include "train/chat/reply_printer.h"
 #include "train/commands/arguments.h"
@@ -45,6 +46,8 @@ std::vector<Conversation> conversations_of(const Options& options) {
         while (!conversation->messages.empty() && conversation->messages.back().role == "assistant") {
           conversation->messages.pop_back();
         }
+        if (conversation->messages.empty())
+          throw DataError(record.place() + ": no message is left to answer; expected one that is not the assistant's");
         conversations.push_back(std::move(*conversation));
       }
     }
@@ -111,7 +114,7 @@ void run(const Options& options) {
     throw CLI::ValidationError("--compare", "needs --adapter, which it compares the base model with");
   }
   std::vector<Conversation> conversations = conversations_of(options);
-  const Harmony harmony(Tokenizer::load(options.model.model), date_of(options.reply.date));
+  const Harmony harmony(tokenizer_of(options.model.model), date_of(options.reply.date));
   std::vector<std::vector<std::int32_t>> prompts;
   for (const Conversation& conversation : conversations) prompts.push_back(harmony.render_prompt(conversation));
   const LoadedModel model = load_model(options.model);
@@ -167,8 +170,8 @@ void register_generate(CLI::App& app) {
   command->add_flag("--show-thinking", options->show_thinking, "Print the analysis channel too");
   command->add_flag("--compare", options->compare, "Answer with the base model and with the adapter, side by side");
   add_threads_option(*command);
-  command->add_flag("--raw", options->raw, "Print the whole sequence in harmony's markup");
-  command->add_flag("--json", options->json, "Print one JSON object a conversation");
+  CLI::Option* raw = command->add_flag("--raw", options->raw, "Print the whole sequence in harmony's markup");
+  command->add_flag("--json", options->json, "Print one JSON object a conversation")->excludes(raw);
   command->callback([options] { run(*options); });
 }
 

@@ -5,6 +5,9 @@
 #include "model/checkpoint/checkpoint.h"
 #include "model/export/init.h"
 #include "train/commands/command.h"
+#include "train/commands/numbers.h"
+#include "train/failure/errors.h"
+#include "train/loop/interrupt.h"
 #include "train/text/progress.h"
 
 namespace ossature {
@@ -53,24 +56,27 @@ void register_init(CLI::App& app) {
       ->required();
   command->add_option("--out", options->out, "New directory")->required()->type_name("DIR");
   command->add_option("--seed", options->seed, "Seed of the weights")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
   command->add_option("--tokenizer", options->tokenizer, "Directory whose tokenizer files are copied along")
       ->check(CLI::ExistingDirectory)
       ->type_name("DIR");
   command->add_option("--layers", options->layers, "Keep only the first N layers")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->type_name("N");
   command->add_option("--experts", options->experts, "How expert weights are stored; bf16 can be trained in full")
       ->check(CLI::IsMember({"mxfp4", "bf16"}))
       ->capture_default_str();
   command->callback([options] {
     {
+      const InterruptGuard interrupt;
       Progress progress("init");
       init_checkpoint(config_of(*options), options->seed,
                       options->experts == "bf16" ? ExpertStorage::kBf16 : ExpertStorage::kMxfp4, options->tokenizer,
-                      options->out, kMaxShardBytes,
-                      [&](std::int64_t done, std::int64_t total) { progress.show(done, total); });
+                      options->out, kMaxShardBytes, [&](std::int64_t done, std::int64_t total) {
+                        if (interrupt.is_requested()) throw InterruptedError("init: interrupted; nothing was written");
+                        progress.show(done, total);
+                      });
     }
     const Checkpoint written(options->out);
     std::cout << options->out.string() << ": " << written.num_parameters() << " random parameters in "

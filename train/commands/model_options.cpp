@@ -7,7 +7,8 @@
 namespace ossature {
 
 void add_model_options(CLI::App& command, ModelOptions& options) {
-  command.add_option("--model", options.model, "Checkpoint directory, in any of gpt-oss's public layouts")
+  command
+      .add_option("--model", options.model, "Checkpoint directory in transformers' or OpenAI's layout, or a GGUF file")
       ->required()
       ->type_name("DIR");
   command.add_option("--adapter", options.adapter, "Adapter directory (PEFT files)")->type_name("DIR");

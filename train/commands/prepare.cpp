@@ -8,6 +8,7 @@
 
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
+#include "train/commands/numbers.h"
 #include "train/commands/sample_options.h"
 #include "train/failure/errors.h"
 #include "train/loop/interrupt.h"
@@ -49,9 +50,9 @@ void run(Options& options) {
   if (options.over_length != "error" && prepare.length.max_length == 0) {
     throw CLI::ValidationError("--over-length", "needs --max-length");
   }
-  const OutputFile out(prepare.out);
+  const OutputFile out(prepare.out, OutputFile::Replaces::kHdf5);
   std::optional<OutputFile> validation_out;
-  if (prepare.validation > 0.0) validation_out.emplace(prepare.validation_out);
+  if (prepare.validation > 0.0) validation_out.emplace(prepare.validation_out, OutputFile::Replaces::kHdf5);
   const PrepareSummary summary = prepare_with_progress(prepare);
   std::cout << (options.json ? to_json(summary, prepare) + "\n" : to_text(summary, prepare));
 }
@@ -69,10 +70,10 @@ void register_prepare(CLI::App& app) {
   command->add_option("--tokenizer", prepare.tokenizer, "Directory with tokenizer.json: the base model's")
       ->required()
       ->type_name("DIR");
-  command->add_option("--out", prepare.out, "Token file to write")->required()->type_name("FILE.h5");
+  command->add_option("--out", prepare.out, "Token file to write, or to replace")->required()->type_name("FILE.h5");
   options->samples.add_to(*command);
   command->add_option("--max-length", prepare.length.max_length, "Tokens of a sample")
-      ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 31));
+      ->check(whole_number_within(2, std::int64_t{1} << 31));
   command->add_option("--over-length", options->over_length, "What to do with longer samples")
       ->check(CLI::IsMember({"error", "drop", "truncate", "split"}))
       ->capture_default_str();
@@ -80,9 +81,9 @@ void register_prepare(CLI::App& app) {
       ->check(CLI::IsMember({"stop", "skip"}))
       ->capture_default_str();
   command->add_option("--validation", prepare.validation, "Share of the records held out, chosen by content")
-      ->check(CLI::Range(0.0, 0.9));
+      ->check(number_within(0.0, 0.9));
   command->add_option("--validation-out", prepare.validation_out, "Token file of those")->type_name("FILE.h5");
-  command->add_option("--threads", prepare.threads, "Threads; 0: one a processor")->check(CLI::Range(0, 1024));
+  command->add_option("--threads", prepare.threads, "Threads; 0: one a processor")->check(whole_number_within(0, 1024));
   command->add_flag("--json", options->json, "Print one JSON object");
   command->callback([options] { run(*options); });
 }

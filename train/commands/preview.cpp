@@ -18,6 +18,7 @@
 #include "model/checkpoint/checkpoint_writer.h"
 #include "train/commands/arguments.h"
 #include "train/commands/command.h"
+#include "train/commands/numbers.h"
 #include "train/commands/sample_options.h"
 #include "train/reports/preview.h"
 
@@ -160,7 +161,7 @@ std::pair<Tokenizer, std::vector<PreviewSample>> samples_of(const Options& optio
 
 void run(const Options& options) {
   std::optional<OutputFile> page_file;
-  if (!options.html.empty()) page_file.emplace(options.html);
+  if (!options.html.empty()) page_file.emplace(options.html, OutputFile::Replaces::kHtml);
   const auto [tokenizer, samples] = samples_of(options);
   if (options.html.empty()) {
     write_preview_text(std::cout, samples, tokenizer, has_color(options.color));
@@ -182,13 +183,16 @@ void register_preview(CLI::App& app) {
   command->add_option("--tokenizer", options->tokenizer, "Directory with tokenizer.json: the one of prepare")
       ->type_name("DIR");
   command->add_option("--sample", options->sample, "The first sample to show, counted from 0")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
-  command->add_option("--count", options->count, "How many samples")->check(CLI::PositiveNumber)->capture_default_str();
+  command->add_option("--count", options->count, "How many samples")
+      ->check(whole_number_from(1))
+      ->capture_default_str();
   command->add_option("--max-tokens", options->max_tokens, "Tokens shown of a sample; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
-  command->add_option("--html", options->html, "Write a page for a browser instead of text")->type_name("OUT.html");
+  command->add_option("--html", options->html, "Write a page for a browser instead of text; a page there is replaced")
+      ->type_name("OUT.html");
   command->add_option("--color", options->color, "Colours: auto is for terminals")
       ->check(CLI::IsMember({"auto", "always", "never"}))
       ->capture_default_str();

@@ -59,7 +59,7 @@ void copy_recipe(const std::string& name, const fs::path& to) {
   for (const fs::path& file : recipe_files()) {
     if (file.stem() == name || file.filename() == name) {
       if (fs::exists(to)) throw CLI::ValidationError("FILE", to.string() + " exists; choose another name or remove it");
-      const OutputFile out(to);
+      const OutputFile out(to, OutputFile::Replaces::kNothing);
       fs::copy_file(file, to);
       std::cerr << "wrote " << to.string() << '\n';
       return;

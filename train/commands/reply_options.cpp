@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 
 #include "train/commands/arguments.h"
+#include "train/commands/numbers.h"
 
 namespace ossature {
 
@@ -18,19 +19,19 @@ void add_reply_options(CLI::App& command, ReplyOptions& options) {
       ->check(CLI::IsMember({"low", "medium", "high"}));
   add_date_option(command, options.date);
   command.add_option("--max-new-tokens", options.max_new_tokens, "Length at which a reply is cut")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   command.add_option("--temperature", options.sampling.temperature, "0: always the most probable token")
-      ->check(CLI::NonNegativeNumber)
+      ->check(number_from(0.0))
       ->capture_default_str();
   command.add_option("--top-k", options.sampling.top_k, "Draw from the k most probable tokens; 0: from all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
   command.add_option("--top-p", options.sampling.top_p, "Draw from the most probable tokens that reach p together")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_within(0.0, 1.0))
       ->capture_default_str();
   command.add_option("--seed", options.seed, "Equal seeds draw equal replies")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole_number_from(0))
       ->capture_default_str();
 }
 

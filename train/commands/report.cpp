@@ -29,11 +29,11 @@ RunReport read(const Options& options) {
 
 void run(const Options& options) {
   const fs::path out = options.out.value_or(options.run / "report.html");
-  std::optional<OutputFile> file;
-  if (options.out) file.emplace(out);
-  if (options.out && fs::exists(out) && !is_report_page(out)) {
+  if (options.out && fs::is_regular_file(out) && !is_report_page(out)) {
     throw DataError(out.string() + ": already exists and is no report, which may be replaced; give another --out");
   }
+  std::optional<OutputFile> file;
+  if (options.out) file.emplace(out, OutputFile::Replaces::kHtml);
   const RunReport report = read(options);
   replace_text_file(out, report_page(report));
   for (const std::string& missing : report.missing) std::cerr << "not in the report: " << visible_line(missing) << "\n";

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "train/commands/command.h"
+#include "train/commands/numbers.h"
 #include "train/loop/trainer.h"
 #include "train/plan/estimate.h"
 #include "train/ranks/ranks.h"
@@ -29,7 +30,7 @@ void register_train(CLI::App& app) {
       ->add_option_function<int>(
           "--threads", [options](int n) { options->overrides.push_back("train.threads=" + std::to_string(n)); },
           "Processor threads, as train.threads=N")
-      ->check(CLI::Range(1, 4096))
+      ->check(whole_number_within(1, 4096))
       ->type_name("N");
   command->add_flag("--dry-run", options->dry_run,
                     "Print the whole recipe and what the run would need; write nothing and train nothing");

@@ -6,6 +6,7 @@
 
 #include "train/commands/adapter_options.h"
 #include "train/commands/command.h"
+#include "train/commands/numbers.h"
 #include "train/text/progress.h"
 
 namespace ossature {
@@ -55,14 +56,14 @@ void register_verify(CLI::App& app) {
   command
       ->add_option("--min-retention", options->how.min_retention,
                    "Fails (exit code 3) if the export kept less of what the adapter gained")
-      ->check(CLI::Range(0.0, 1.0))
+      ->check(number_within(0.0, 1.0))
       ->capture_default_str();
   command->add_flag("--by-layer", options->how.by_layer, "Also what each layer of the export kept");
   command->add_option("--dtype", options->dtype, "Compute dtype")
       ->check(CLI::IsMember({"bfloat16", "float32"}))
       ->capture_default_str();
   command->add_option("--max-tokens", options->how.max_tokens, "Tokens computed at once")
-      ->check(CLI::PositiveNumber)
+      ->check(whole_number_from(1))
       ->capture_default_str();
   add_threads_option(*command);
   command->add_flag("--json", options->json, "Print one JSON object");

@@ -156,6 +156,10 @@ class Student {
 
 }  // namespace
 
+void check_recovery_data(std::span<const Batch> data) {
+  (void)divided(data);
+}
+
 Recovery recover(const Checkpoint& base, const Merger& merger, const Replacements& replacements,
                  std::span<const Batch> data, const RecoveryOptions& options,
                  const std::function<void(std::int64_t, std::int64_t)>& progress) {

@@ -35,6 +35,9 @@ struct Recovery {
   double kl_before = 0.0, kl_after = 0.0;
 };
 
+/// Throws DataError if fewer than two samples of `data` have learned tokens.
+void check_recovery_data(std::span<const Batch> data);
+
 /// Trains the biases of the expert weights that `replacements` has, in the export of base + adapters that it makes.
 /// `data` are samples of what the adapters were trained for; every eighth with a learned token is held out. What counts
 /// are the biases as they are stored: the forward pass has them rounded, while the optimizer's own are float32, so that

@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <utility>
 
 #include <ATen/ATen.h>
 
 #include "data/batches/sequential_reader.h"
 #include "data/token_file/vocabulary.h"
 #include "train/evaluation/evaluate.h"
+#include "train/failure/errors.h"
 
 namespace ossature {
 namespace {
@@ -97,6 +99,16 @@ void summarize(const std::vector<ComparisonSums>& samples, const ComparisonSums&
 
 }  // namespace
 
+void check_held_out(const std::shared_ptr<const TokenFileReader>& data, const Checkpoint& base) {
+  check_vocabulary(*data, base.config().vocab_size, base.dir());
+  SequentialReader reader(data, kGroupTokens);
+  while (const std::optional<Batch> batch = reader.next()) {
+    if (targets_of(batch->tokens, batch->loss_weights, batch->sample_offsets).rows.size(0) > 0) return;
+  }
+  throw DataError(data->path().string() +
+                  ": no token is learned; expected held-out data with learned tokens, such as a validation file");
+}
+
 TensorComparison compare_tensors(const Checkpoint& base, const Merger& merger, const Checkpoint& exported) {
   check_same_shape(base, exported);
   TensorComparison found;
@@ -117,14 +129,27 @@ TensorComparison compare_tensors(const Checkpoint& base, const Merger& merger, c
   return found;
 }
 
+bool Verification::predicts_otherwise() const {
+  return effect_kept && *effect_kept < std::min(kLeastEffect, min_retention) && kl_adapter_export > kSamePredictions;
+}
+
 bool Verification::passed() const {
-  if (retention) return *retention >= min_retention;
+  if (retention) return *retention >= min_retention && !predicts_otherwise();
   if (effect_kept) return *effect_kept >= min_retention || kl_adapter_export <= kSamePredictions;
   return kl_adapter_export <= kSamePredictions;
 }
 
 std::string Verification::advice(ExpertStorage experts) const {
   char figures[160];
+  if (retention && *retention >= min_retention) {
+    std::snprintf(
+        figures, sizeof figures,
+        "keeps %.1f %% of the loss that the adapter gained, but %.1f %% of what it changed in the predictions",
+        100.0 * *retention, 100.0 * effect_kept.value_or(0.0));
+    return std::string(figures) + " (KL divergence); expected at least " +
+           std::to_string(std::lround(100.0 * std::min(kLeastEffect, min_retention))) +
+           " %: is this the export of this base and adapter, with this weight?";
+  }
   if (retention) {
     std::snprintf(figures, sizeof figures,
                   "keeps %.1f %% of the loss that the adapter gained; expected at least %.1f %%", 100.0 * *retention,
@@ -185,7 +210,7 @@ Inspection Verification::report() const {
 Verification verify_export(const Checkpoint& base, const Merger& merger, const Checkpoint& exported,
                            const std::shared_ptr<const TokenFileReader>& data, const VerificationOptions& options,
                            const std::function<void(std::int64_t, std::int64_t)>& progress) {
-  check_vocabulary(*data, base.config().vocab_size, base.dir());
+  check_held_out(data, base);
   Verification found;
   found.min_retention = options.min_retention;
   found.tensors = compare_tensors(base, merger, exported);
@@ -215,9 +240,11 @@ Verification verify_export(const Checkpoint& base, const Merger& merger, const C
     ++group;
   }
   const ComparisonSums all = comparison.total();
-  if (all.num_learned == 0) {
-    throw DataError(data->path().string() +
-                    ": no token is learned; expected held-out data with learned tokens, such as a validation file");
+  for (const auto& [of, loss] : {std::pair{"the base", all.loss_base}, std::pair{"base + adapter", all.loss_adapter},
+                                 std::pair{"the export", all.loss_export}}) {
+    if (std::isfinite(loss)) continue;
+    throw NonFiniteError(exported.dir().string() + ": the loss of " + of + " on " + data->path().string() +
+                         " is not a finite number; expected one; a weight is damaged, or the adapter's is too large");
   }
   found.layers = comparison.layers();
   summarize(comparison.samples(), all, found);

@@ -38,6 +38,14 @@ bool is_out_of_memory(const std::string& what) {
          what.find("not enough memory") != std::string::npos || what.find("out of memory") != std::string::npos;
 }
 
+/// "PATH: Permission denied" where the library says more of itself than of the matter.
+std::string message_of(const std::system_error& error) {
+  const auto* file = dynamic_cast<const std::filesystem::filesystem_error*>(&error);
+  if (file == nullptr || file->path1().empty()) return error.what();
+  const std::string to = file->path2().empty() ? "" : " -> " + file->path2().string();
+  return file->path1().string() + to + ": " + error.code().message();
+}
+
 }  // namespace
 
 Failure describe_failure(const std::exception& error) {
@@ -48,7 +56,8 @@ Failure describe_failure(const std::exception& error) {
   if (dynamic_cast<const NonFiniteError*>(&error) != nullptr) return {4, error.what()};
   if (dynamic_cast<const OutOfMemoryError*>(&error) != nullptr) return {5, error.what()};
   if (dynamic_cast<const InterruptedError*>(&error) != nullptr) return {130, error.what()};
-  if (const auto* system = dynamic_cast<const std::system_error*>(&error)) return {code_of(*system), error.what()};
+  if (const auto* system = dynamic_cast<const std::system_error*>(&error))
+    return {code_of(*system), message_of(*system)};
   if (dynamic_cast<const std::bad_alloc*>(&error) != nullptr) return {5, std::string("out of memory") + kLessMemory};
   const auto* torch = dynamic_cast<const c10::Error*>(&error);
   const std::string what = torch != nullptr ? torch->what_without_backtrace() : error.what();

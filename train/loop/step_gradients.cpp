@@ -25,13 +25,7 @@ std::uint64_t dropout_seed(std::int64_t seed, std::int64_t step, std::int64_t mi
 }
 
 LoaderOptions loader_options(const Recipe& recipe, const RankLayout& layout) {
-  LoaderOptions options;
-  options.sequence_length = recipe.data.sequence_length;
-  options.packing = recipe.data.packing;
-  options.shuffle = recipe.data.shuffle;
-  options.seed = static_cast<std::uint64_t>(recipe.train.seed);
-  options.micro_batch_size = recipe.train.micro_batch_size;
-  options.num_workers = recipe.data.num_workers;
+  LoaderOptions options = ossature::loader_options(recipe);
   options.rank = layout.pipeline;
   options.num_ranks = layout.pipelines;
   options.batches_per_step = recipe.train.gradient_accumulation_steps;

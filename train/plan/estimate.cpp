@@ -4,11 +4,14 @@
 #include <chrono>
 #include <cmath>
 #include <filesystem>
+#include <memory>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 
+#include "data/batches/loader.h"
 #include "data/token_file/token_file.h"
 #include "model/kernels/bf16_tiles.h"
 #include "train/failure/errors.h"
@@ -16,20 +19,23 @@
 #include "train/plan/paging_plan.h"
 #include "train/ranks/rank_layout.h"
 #include "train/run/trained_model.h"
+#include "train/run/training_files.h"
 
 namespace ossature {
 namespace {
 
 namespace fs = std::filesystem;
 
-std::optional<std::int64_t> steps_of(const Recipe& recipe, std::int64_t tokens_per_step) {
-  double tokens = 0.0;
+/// As the run counts them; none where a file is not there yet.
+std::optional<std::int64_t> steps_of(const Recipe& recipe) {
+  std::vector<WeightedFile> files;
   for (const TrainingFile& file : recipe.data.train) {
     if (!fs::exists(file.path)) return recipe.train.max_steps;
-    tokens += static_cast<double>(TokenFileReader(file.path).num_tokens()) * file.weight;
+    files.push_back({std::make_shared<const TokenFileReader>(file.path), file.weight});
   }
-  const auto steps = static_cast<std::int64_t>(
-      std::ceil(tokens * recipe.train.epochs / static_cast<double>(std::max<std::int64_t>(1, tokens_per_step))));
+  const std::int64_t micro_batches = Loader(std::move(files), loader_options(recipe)).batches_in(recipe.train.epochs);
+  const auto accumulation = recipe.train.gradient_accumulation_steps;
+  const std::int64_t steps = (micro_batches + accumulation - 1) / accumulation;
   return recipe.train.max_steps ? std::min(steps, *recipe.train.max_steps) : steps;
 }
 
@@ -148,7 +154,7 @@ Estimate estimate(const Recipe& recipe, bool probe) {
   result.free_disk_bytes = free_bytes(recipe.output_dir);
   result.tokens_per_step =
       recipe.data.sequence_length * recipe.train.micro_batch_size * recipe.train.gradient_accumulation_steps;
-  result.steps = steps_of(recipe, result.tokens_per_step);
+  result.steps = steps_of(recipe);
   if (probe) {
     if (recipe.train.threads) at::set_num_threads(static_cast<int>(*recipe.train.threads));
     result.gflop_per_second = probe_gflop_per_second(recipe.dtype);

@@ -107,7 +107,8 @@ std::vector<RecipeKey> make_keys() {
           "train.gradient_accumulation_steps", "Micro-batches of an optimizer step",
           [](auto& r) -> auto& { return r.train.gradient_accumulation_steps; }, at_least(1)),
       key(
-          "train.epochs", "Passes over the data", [](auto& r) -> auto& { return r.train.epochs; }, above(0)),
+          "train.epochs", "Passes over the data", [](auto& r) -> auto& { return r.train.epochs; },
+          Range{0, false, 10'000, true}),
       key(
           "train.max_steps", "Optimizer steps after which to end, if the epochs have not",
           [](auto& r) -> auto& { return r.train.max_steps; }, at_least(1)),

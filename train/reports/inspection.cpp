@@ -13,6 +13,7 @@
 
 #include "data/token_file/token_file.h"
 #include "model/checkpoint/checkpoint.h"
+#include "model/files/gguf.h"
 #include "model/files/safetensors.h"
 #include "train/recipe/recipe.h"
 #include "train/reports/token_report.h"
@@ -106,6 +107,33 @@ Inspection inspect_checkpoint(const fs::path& dir) {
            {"max_position_embeddings", config.max_position_embeddings},
            {"vocab_size", config.vocab_size}},
           {std::move(table), files_table(tensors)}};
+}
+
+/// A model, or an adapter for llama.cpp.
+Inspection inspect_gguf(const fs::path& path) {
+  const std::shared_ptr<const GgufFile> file = GgufFile::open(path);
+  const auto text = [&](const char* key) {
+    const GgufValue* value = file->find_value(key);
+    const auto* found = value != nullptr ? std::get_if<std::string>(value) : nullptr;
+    return found != nullptr ? *found : "";
+  };
+  if (text("general.type") != "adapter") return inspect_checkpoint(path);
+  Inspection::Table table{"tensors", {"tensor", "dtype", "shape"}, {}};
+  std::int64_t parameters = 0;
+  for (const GgufTensor& tensor : file->tensors()) {
+    std::int64_t count = 1;
+    std::string shape;
+    for (const std::int64_t size : tensor.shape) {
+      count *= size;
+      shape += (shape.empty() ? "" : " x ") + std::to_string(size);
+    }
+    parameters += count;
+    table.rows.push_back({tensor.name, std::string(ggml_type_name(tensor.type)), shape});
+  }
+  return {"adapter",
+          path,
+          {{"layout", "gguf"}, {"architecture", text("general.architecture")}, {"parameters", parameters}},
+          {std::move(table)}};
 }
 
 /// adapter_config.json by type; every complaint names the key.
@@ -286,7 +314,7 @@ Inspection inspect(const fs::path& path, const fs::path& tokenizer) {
   if (!fs::exists(path)) throw CheckpointError(path.string() + ": there is nothing of this name; check the path");
   if (!fs::is_directory(path)) {
     if (path.extension() == ".safetensors") return inspect_safetensors(path);
-    if (path.extension() == ".gguf") return inspect_checkpoint(path);
+    if (path.extension() == ".gguf") return inspect_gguf(path);
     if (path.extension() == ".h5") {
       const TokenFileReader file(path);
       Inspection report = describe_structure(file);

@@ -2,6 +2,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "train/chat/model_tokenizer.h"
 #include "train/chat/reply.h"
 #include "train/run/log_line.h"
 #include "train/text/visible_text.h"
@@ -13,7 +14,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 Harmony harmony_of(const Recipe& recipe, const ModelConfig& config) {
-  Tokenizer tokenizer = Tokenizer::load(recipe.base_model);
+  Tokenizer tokenizer = tokenizer_of(recipe.base_model);
   if (tokenizer.vocab_size() > config.vocab_size) {
     throw DataError(recipe.base_model.string() + ": its tokenizer has " + std::to_string(tokenizer.vocab_size()) +
                     " ids, but the model only " + std::to_string(config.vocab_size) +

@@ -1,9 +1,14 @@
 #include "train/run/training_files.h"
 
+#include <fstream>
+#include <iostream>
+#include <iterator>
 #include <sstream>
 
 #include "data/data_error.h"
+#include "data/sha256.h"
 #include "data/token_file/vocabulary.h"
+#include "train/text/visible_text.h"
 
 namespace ossature {
 namespace {
@@ -30,6 +35,28 @@ std::string describe(const TrainingFileIdentity& file) {
 
 }  // namespace
 
+LoaderOptions loader_options(const Recipe& recipe) {
+  LoaderOptions options;
+  options.sequence_length = recipe.data.sequence_length;
+  options.packing = recipe.data.packing;
+  options.shuffle = recipe.data.shuffle;
+  options.seed = static_cast<std::uint64_t>(recipe.train.seed);
+  options.micro_batch_size = recipe.train.micro_batch_size;
+  options.num_workers = recipe.data.num_workers;
+  return options;
+}
+
+void warn_of_other_tokenizer(const TokenFileReader& file, const std::filesystem::path& model) {
+  const std::filesystem::path own = model / "tokenizer.json";
+  if (file.tokenizer_sha256().empty()) return;
+  std::ifstream in(own, std::ios::binary);
+  if (!in) return;
+  const std::string text((std::istreambuf_iterator<char>(in)), {});
+  if (sha256_hex(text) == file.tokenizer_sha256()) return;
+  std::cerr << "warning: " << visible_line(file.path().string()) << " was made with another tokenizer than "
+            << visible_line(own.string()) << "; unless the two say the same, prepare it anew with that one\n";
+}
+
 RunFiles open_run_files(const Recipe& recipe, const Checkpoint& base) {
   RunFiles files;
   std::vector<std::shared_ptr<const TokenFileReader>> all;
@@ -42,6 +69,7 @@ RunFiles open_run_files(const Recipe& recipe, const Checkpoint& base) {
     all.push_back(files.validation);
   }
   check_same_tokenizer(all);
+  warn_of_other_tokenizer(*all.front(), base.dir());
   for (const auto& file : all) file->verify();
   return files;
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "data/batches/loader.h"
 #include "data/batches/sampler.h"
 #include "data/token_file/token_file.h"
 #include "model/checkpoint/checkpoint.h"
@@ -21,6 +22,13 @@ struct RunFiles {
 /// Opens the files of `recipe` and reads them whole, so that damage shows before the run and not hours into it. Throws
 /// DataError if one is broken, is not of the vocabulary of `base`, or of another tokenizer than the others.
 [[nodiscard]] RunFiles open_run_files(const Recipe& recipe, const Checkpoint& base);
+
+/// How a run of `recipe` on one rank reads its training files.
+[[nodiscard]] LoaderOptions loader_options(const Recipe& recipe);
+
+/// Says on stderr if `file` was made with another tokenizer.json than the one beside the checkpoint in `model`. Ids may
+/// then mean other tokens than the model has learned; or the same, where the file was only written anew.
+void warn_of_other_tokenizer(const TokenFileReader& file, const std::filesystem::path& model);
 
 /// Tells a training file, wherever it lies, from one that holds anything else.
 struct TrainingFileIdentity {

@@ -1,6 +1,7 @@
 #include "data/token_file/token_file.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <array>
 #include <cmath>
@@ -67,6 +68,17 @@ std::uint32_t crc_by_bits(const void* data, std::size_t size) {
     for (int bit = 0; bit < 8; ++bit) crc = (crc >> 1) ^ (0x82f63b78u & (0u - (crc & 1u)));
   }
   return ~crc;
+}
+
+TEST(TokenFile, WhatAKilledProcessLeftGoes) {
+  const TemporaryDirectory folder;
+  const auto of_nobody = folder / "a.h5.partial-2147483646", of_another = folder / "b.h5.partial-2147483646",
+             of_us = folder / ("a.h5.partial-" + std::to_string(::getppid()));
+  for (const auto& path : {of_nobody, of_another, of_us}) std::ofstream(path) << "x";
+  const TokenFileWriter writer(folder / "a.h5", 10, "");
+  EXPECT_FALSE(std::filesystem::exists(of_nobody));
+  EXPECT_TRUE(std::filesystem::exists(of_us)) << "its process lives";
+  EXPECT_TRUE(std::filesystem::exists(of_another));
 }
 
 TEST(TokenFile, ChecksumsAreOfBlocksOfOneMebiToken) {

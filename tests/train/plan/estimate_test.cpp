@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "data/token_file/token_file.h"
 #include "model/export/init.h"
 #include "tests/malformed/scratch.h"
 #include "train/failure/errors.h"
@@ -69,6 +70,20 @@ TEST_F(EstimateTest, PartsAddUp) {
   EXPECT_EQ(found.checkpoint_bytes, 4 * 12 * found.trained_parameters);
   EXPECT_EQ(found.result_bytes, 4 * found.trained_parameters);
   EXPECT_GT(found.free_disk_bytes, 0);
+}
+
+// Each epoch ends with what is left of it.
+TEST_F(EstimateTest, StepsAreThoseOfTheRun) {
+  const auto file = scratch.path() / "tokens.h5";
+  {
+    TokenFileWriter writer(file, 512, "");
+    for (int sample = 0; sample < 9; ++sample)
+      writer.add(std::vector<std::int32_t>(512, 7), std::vector<float>(512, 1.0f));
+    writer.finish();
+  }
+  recipe.data.train = {{file, 1.0}};
+  recipe.train.epochs = 3;
+  EXPECT_EQ(estimate(recipe, false).steps, 5) << "three epochs of three micro-batches of up to four rows, two a step";
 }
 
 TEST_F(EstimateTest, WorkGrowsWithWhatIsComputedAgain) {

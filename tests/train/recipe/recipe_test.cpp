@@ -161,7 +161,7 @@ TEST(Recipe, ReportsEverythingAtOnce) {
             "r.yaml:4:3: unknown key \"data.trian\"; did you mean data.train?\n"
             "r.yaml:6:3: unknown key \"train.learnin_rate\"; did you mean train.learning_rate?\n"
             "r.yaml:8:3: train.seed is given twice, first in line 7; keep one\n"
-            "r.yaml:9:11: train.epochs is \"abc\"; expected a number > 0\n"
+            "r.yaml:9:11: train.epochs is \"abc\"; expected a number > 0 and <= 10000\n"
             "argument \"train.max_steps=-1\": train.max_steps is \"-1\"; expected an integer >= 1, or null\n"
             "argument \"keep=1\": unknown key \"keep\"; did you mean checkpoint.keep?\n"
             "argument \"foo\": no value; expected key=value, for example train.max_steps=100\n"
