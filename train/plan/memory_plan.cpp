@@ -15,7 +15,7 @@ namespace {
 
 /// LibTorch's and our own code, half of it, and data, pools of memory, the loader: measured on the embedded model and
 /// on gpt-oss-20b's shape. What LibTorch compiles for products of bfloat16, where the processor has them, is apart.
-constexpr std::int64_t kProgramBytes = 175'000'000, kCompiledBytes = 55'000'000;
+constexpr std::int64_t kProgramBytes = 135'000'000, kCompiledBytes = 55'000'000;
 /// What a chat's beginning takes beside the text of a prompt: some 60, of gpt-oss's tokenizer and of the embedded
 /// model's.
 constexpr std::int64_t kHarmonyTokens = 64;
