@@ -51,8 +51,8 @@ void remove_abandoned(const std::filesystem::path& path) {
   }
 }
 
-/// Where `path` is written until it is complete.
-std::filesystem::path temporary_name(const std::filesystem::path& path) {
+/// Where `path` is written until it is complete. What others were writing there and can no longer finish goes.
+std::filesystem::path take_temporary_name(const std::filesystem::path& path) {
   remove_abandoned(path);
   return path.string() + kMark + std::to_string(getpid());
 }
@@ -131,7 +131,7 @@ TokenFileWriter::TokenFileWriter(const std::filesystem::path& path, std::int64_t
     : contents_(std::make_unique<Contents>()) {
   Contents& c = *contents_;
   c.path = path;
-  c.temporary = temporary_name(path);
+  c.temporary = take_temporary_name(path);
   c.vocab_size = vocab_size;
   c.tokenizer_sha256 = tokenizer_sha256;
   bool ok = true;
@@ -203,7 +203,7 @@ void TokenFileWriter::finish() {
 }
 
 void write_logprobs(const std::filesystem::path& path, std::span<const float> logprobs) {
-  const auto temporary = temporary_name(path);
+  const auto temporary = take_temporary_name(path);
   errno = 0;
   hdf5::Handle file;
   {

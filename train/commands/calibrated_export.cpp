@@ -57,7 +57,6 @@ TokenFiles opened(const std::vector<std::filesystem::path>& data, const Checkpoi
   for (const std::filesystem::path& path : data) {
     files.push_back(std::make_shared<const TokenFileReader>(path));
     check_vocabulary(*files.back(), base.config().vocab_size, base.dir());
-    if (files.size() == 1) warn_of_other_tokenizer(*files.back(), base.dir());
   }
   return files;
 }
@@ -99,6 +98,7 @@ RoundedLayers round_experts(const Checkpoint& base, const Merger& merger, const 
                             const std::vector<std::filesystem::path>& data, std::int64_t max_tokens,
                             const std::filesystem::path& work) {
   const TokenFiles files = opened(data, base);
+  warn_of_other_tokenizer(*files.front(), base.dir());
   const std::vector<Batch> batches = calibration_batches(files, max_tokens);
   std::vector<TokenRows> rows;
   for (const Batch& batch : batches) rows.push_back(rows_of(batch));

@@ -41,7 +41,9 @@ void register_train(CLI::App& app) {
     if (!options->dry_run) return train(recipe, options->resume, *ranks);
     if (!ranks->is_first()) return;
     check_run_folder(recipe, options->resume);
-    (void)open_run_files(recipe, Checkpoint(recipe.base_model));
+    const Checkpoint base(recipe.base_model);
+    const RunFiles files = open_run_files(recipe, base);
+    warn_of_other_tokenizer(*files.training.front().file, base.dir());
     Inspection needs = estimate(recipe, /*probe=*/true).report();
     needs.path = options->recipe;
     std::cout << to_yaml(recipe) << "\n" << to_text(needs);

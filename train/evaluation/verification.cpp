@@ -129,8 +129,12 @@ TensorComparison compare_tensors(const Checkpoint& base, const Merger& merger, c
   return found;
 }
 
+double Verification::least_effect() const {
+  return std::min(kLeastEffect, min_retention);
+}
+
 bool Verification::predicts_otherwise() const {
-  return effect_kept && *effect_kept < std::min(kLeastEffect, min_retention) && kl_adapter_export > kSamePredictions;
+  return effect_kept && *effect_kept < least_effect() && kl_adapter_export > kSamePredictions;
 }
 
 bool Verification::passed() const {
@@ -147,7 +151,7 @@ std::string Verification::advice(ExpertStorage experts) const {
         "keeps %.1f %% of the loss that the adapter gained, but %.1f %% of what it changed in the predictions",
         100.0 * *retention, 100.0 * effect_kept.value_or(0.0));
     return std::string(figures) + " (KL divergence); expected at least " +
-           std::to_string(std::lround(100.0 * std::min(kLeastEffect, min_retention))) +
+           std::to_string(std::lround(100.0 * least_effect())) +
            " %: is this the export of this base and adapter, with this weight?";
   }
   if (retention) {

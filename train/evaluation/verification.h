@@ -66,6 +66,8 @@ struct Verification {
   [[nodiscard]] Inspection report() const;
 
  private:
+  /// The effect that must be kept beside the gain.
+  [[nodiscard]] double least_effect() const;
   [[nodiscard]] bool predicts_otherwise() const;
 };
 
@@ -79,8 +81,7 @@ inline constexpr double kSamePredictions = 1e-3;
 void check_held_out(const std::shared_ptr<const TokenFileReader>& data, const Checkpoint& base);
 
 /// Throws CheckpointError as compare_tensors does, DataError as check_held_out does, NonFiniteError if a loss is not
-/// finite.
-/// `progress`, when given, hears parts done and parts in all.
+/// finite. `progress`, when given, hears parts done and parts in all.
 [[nodiscard]] Verification verify_export(const Checkpoint& base, const Merger& merger, const Checkpoint& exported,
                                          const std::shared_ptr<const TokenFileReader>& data,
                                          const VerificationOptions& options,

@@ -24,8 +24,8 @@ std::uint64_t dropout_seed(std::int64_t seed, std::int64_t step, std::int64_t mi
   return mixed | 1u;
 }
 
-LoaderOptions loader_options(const Recipe& recipe, const RankLayout& layout) {
-  LoaderOptions options = ossature::loader_options(recipe);
+LoaderOptions loader_options_of_rank(const Recipe& recipe, const RankLayout& layout) {
+  LoaderOptions options = loader_options(recipe);
   options.rank = layout.pipeline;
   options.num_ranks = layout.pipelines;
   options.batches_per_step = recipe.train.gradient_accumulation_steps;
@@ -52,7 +52,7 @@ StepGradients::StepGradients(const Recipe& recipe, Ranks& ranks, const RankLayou
       plan_(plan),
       model_(model),
       files_(files),
-      loader_(files.training, loader_options(recipe, layout)),
+      loader_(files.training, loader_options_of_rank(recipe, layout)),
       gradient_sum_(ranks, model.parameters()),
       harmony_(known_harmony(files, model.checkpoint(), ranks)),
       link_(ranks),

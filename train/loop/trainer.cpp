@@ -85,6 +85,7 @@ class Run {
         freed_memory_(plan.resident()) {
     if (ranks.size() > 1 && !model_.transformer().device().is_cpu())
       throw RecipeError("device: several ranks train on processors only; expected device: cpu, or one rank");
+    if (ranks.is_first()) warn_of_other_tokenizer(*files_.training.front().file, model_.checkpoint().dir());
     if (ranks.is_first() && !recipe.evaluation.sample_prompts.empty())
       prompts_.emplace(recipe, model_.checkpoint().config());
     const auto accumulation = recipe.train.gradient_accumulation_steps;

@@ -69,7 +69,6 @@ RunFiles open_run_files(const Recipe& recipe, const Checkpoint& base) {
     all.push_back(files.validation);
   }
   check_same_tokenizer(all);
-  warn_of_other_tokenizer(*all.front(), base.dir());
   for (const auto& file : all) file->verify();
   return files;
 }
