@@ -11,6 +11,7 @@
 
 #include "model/checkpoint/checkpoint_writer.h"
 #include "model/export/calibration.h"
+#include "model/export/neighbour_rounding.h"
 #include "model/export/requantize.h"
 #include "model/files/safetensors.h"
 
@@ -29,31 +30,43 @@ struct Weight {
   const LowRank* pair;
 };
 
-/// Those of layer `n` that are MXFP4 and carry a pair.
-std::vector<Weight> weights_of(const Checkpoint& base, const Layer& layer, std::int64_t n) {
+/// Those of layer `n` that carry a pair and are to be rounded: a float32 weight is stored as such.
+std::vector<Weight> weights_of(const Checkpoint& base, const Layer& layer, std::int64_t n, RoundedTo grid) {
   std::vector<Weight> result;
   for (const auto& [kind, pair] : {std::pair("gate_up_proj", &layer.experts.gate_up_low_rank),
                                    std::pair("down_proj", &layer.experts.down_low_rank)}) {
     if (!pair->defined()) continue;
     const std::string name = prefix_of(n) + kind;
     ExpertWeight weight = base.expert_weight(name);
-    if (weight.is_packed()) result.push_back({name, std::move(weight), base.tensor(name + "_bias"), pair});
+    const bool is_due = grid == RoundedTo::kMxfp4 ? weight.is_packed() : base.expert_dtype(name) != at::kFloat;
+    if (is_due) result.push_back({name, std::move(weight), base.tensor(name + "_bias"), pair});
   }
   return result;
 }
 
 /// A weight's result.
 struct Rounded {
-  at::Tensor blocks, bias;
+  at::Tensor values;  // blocks, or the choices of neighbour_rounding.h
+  at::Tensor bias;    // of codes
   RoundingGain gain;
 };
 
-Rounded round_weight(const Weight& weight, MomentSums& moments, const RoundingSettings& settings,
+/// The tensor's name in a layer's file.
+std::string values_name(const std::string& weight, RoundedTo grid) {
+  return weight + (grid == RoundedTo::kMxfp4 ? "_blocks" : "_upper");
+}
+
+std::vector<std::int64_t> values_shape(const ExpertWeight& weight, RoundedTo grid) {
+  if (grid == RoundedTo::kMxfp4) return weight.packed.blocks.sizes().vec();
+  return {weight.num_experts(), weight.out_features(), weight.in_features() / 8};
+}
+
+Rounded round_weight(const Weight& weight, MomentSums& moments, const CalibratedRounding& options,
                      const std::function<void()>& after_expert) {
   const auto num_experts = weight.base.num_experts();
-  Rounded result{at::empty_like(weight.base.packed.blocks, at::MemoryFormat::Contiguous),
-                 weight.bias.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true),
-                 {}};
+  const bool is_codes = options.grid == RoundedTo::kMxfp4;
+  Rounded result{at::empty(values_shape(weight.base, options.grid), at::kByte), {}, {}};
+  if (is_codes) result.bias = weight.bias.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   for (std::int64_t e = 0; e < num_experts; ++e) {
     const LowRank delta{weight.pair->a[e].detach(), weight.pair->b[e].detach(), weight.pair->scale};
     if (!delta.a.isfinite().all().item<bool>() || !delta.b.isfinite().all().item<bool>()) {
@@ -61,13 +74,23 @@ Rounded round_weight(const Weight& weight, MomentSums& moments, const RoundingSe
                             ": the adapter has a value that is not finite; expected finite " +
                             "numbers; the adapter is damaged or diverged");
     }
-    const RoundedExpert rounded = requantize(weight.base.packed, e, delta, moments.moments(e), settings);
-    result.blocks[e].copy_(rounded.blocks);
-    result.bias[e] += rounded.bias_correction;
-    result.gain.realised += rounded.realised;
-    result.gain.wanted += rounded.wanted;
+    RoundingGain gain;
+    if (is_codes) {
+      const RoundedExpert rounded = requantize(weight.base.packed, e, delta, moments.moments(e), options.settings);
+      result.values[e].copy_(rounded.blocks);
+      result.bias[e] += rounded.bias_correction;
+      gain = rounded.gain;
+    } else {
+      const RoundedToNeighbours rounded =
+          round_to_neighbours(weight.base, e, delta, moments.moments(e), options.settings);
+      result.values[e].copy_(rounded.upper);
+      gain = rounded.gain;
+    }
+    result.gain.realised += gain.realised;
+    result.gain.wanted += gain.wanted;
     after_expert();
   }
+  if (!is_codes) return result;
   result.bias = result.bias.to(weight.bias.scalar_type());
   if (!result.bias.isfinite().all().item<bool>()) {
     throw CheckpointError("export: " + weight.name +
@@ -86,7 +109,8 @@ std::string exactly(double value) {
 
 std::string full_key(const CalibratedRounding& options) {
   const RoundingSettings& settings = options.settings;
-  std::string key = "1 " + options.key + " kappa " + exactly(settings.kappa) + " overshoots";
+  std::string key = (options.grid == RoundedTo::kMxfp4 ? "2 mxfp4 " : "2 bf16 ") + options.key + " kappa " +
+                    exactly(settings.kappa) + " overshoots";
   for (const double each : settings.overshoots) key += " " + exactly(each);
   return key + " sweeps " + std::to_string(settings.max_sweeps) + " settled " + exactly(settings.settled) + " pooled " +
          exactly(kPooledTokens) + " damping " + exactly(kRoundingDamping);
@@ -96,30 +120,33 @@ std::filesystem::path file_of(const CalibratedRounding& options, std::int64_t la
   return options.work / ("layer-" + std::to_string(layer) + ".safetensors");
 }
 
-void write_layer(const std::filesystem::path& path, const std::string& key,
+void write_layer(const std::filesystem::path& path, const std::string& key, RoundedTo grid,
                  const std::vector<std::pair<std::string, Rounded>>& weights) {
   std::vector<TensorInfo> infos;
   std::map<std::string, std::string> metadata = {{"key", key}};
   // Larger elements first, so that all lie aligned.
   for (const auto& [name, rounded] : weights) {
-    infos.push_back({name + "_bias", rounded.bias.scalar_type() == at::kFloat ? DType::kF32 : DType::kBF16,
-                     rounded.bias.sizes().vec()});
+    if (rounded.bias.defined()) {
+      infos.push_back({name + "_bias", rounded.bias.scalar_type() == at::kFloat ? DType::kF32 : DType::kBF16,
+                       rounded.bias.sizes().vec()});
+    }
     metadata[name + ".realised"] = exactly(rounded.gain.realised);
     metadata[name + ".wanted"] = exactly(rounded.gain.wanted);
   }
   for (const auto& [name, rounded] : weights) {
-    infos.push_back({name + "_blocks", DType::kU8, rounded.blocks.sizes().vec()});
+    infos.push_back({values_name(name, grid), DType::kU8, rounded.values.sizes().vec()});
   }
   SafetensorsWriter writer(path, infos, metadata);
   const ByteSink sink = [&](std::span<const std::byte> bytes) { writer.write(bytes); };
-  for (const auto& each : weights) write_tensor(each.second.bias, sink);
-  for (const auto& each : weights) write_tensor(each.second.blocks, sink);
+  for (const auto& each : weights)
+    if (each.second.bias.defined()) write_tensor(each.second.bias, sink);
+  for (const auto& each : weights) write_tensor(each.second.values, sink);
   writer.finish();
 }
 
 /// The file of a layer, if it is one of this key that holds what `weights` need.
 std::shared_ptr<const SafetensorsFile> finished(const std::filesystem::path& path, const std::string& key,
-                                                const std::vector<Weight>& weights) {
+                                                RoundedTo grid, const std::vector<Weight>& weights) {
   if (!std::filesystem::exists(path)) return nullptr;
   std::shared_ptr<const SafetensorsFile> file;
   try {
@@ -130,11 +157,9 @@ std::shared_ptr<const SafetensorsFile> finished(const std::filesystem::path& pat
   const auto found = file->metadata().find("key");
   if (found == file->metadata().end() || found->second != key) return nullptr;
   for (const Weight& weight : weights) {
-    const TensorInfo *blocks = file->find(weight.name + "_blocks"), *bias = file->find(weight.name + "_bias");
-    if (blocks == nullptr || bias == nullptr || blocks->shape != weight.base.packed.blocks.sizes().vec() ||
-        bias->shape != weight.bias.sizes().vec()) {
-      return nullptr;
-    }
+    const TensorInfo *values = file->find(values_name(weight.name, grid)), *bias = file->find(weight.name + "_bias");
+    if (values == nullptr || values->shape != values_shape(weight.base, grid)) return nullptr;
+    if (grid == RoundedTo::kMxfp4 && (bias == nullptr || bias->shape != weight.bias.sizes().vec())) return nullptr;
   }
   return file;
 }
@@ -148,13 +173,14 @@ double number(const SafetensorsFile& file, const std::string& name) {
 struct Work {
   std::int64_t forward = 0, moments = 0, expert_gate_up = 0, expert_down = 0;
 
-  Work(const ModelConfig& config, std::int64_t num_tokens, const RoundingSettings& settings) {
+  Work(const ModelConfig& config, std::int64_t num_tokens, const CalibratedRounding& options) {
     constexpr std::int64_t kBFloat16Gain = 4;  // products of the forward pass are that much faster
     const auto hidden = config.hidden_size, inner = config.intermediate_size;
     const auto attention = 2 * hidden * config.head_dim * (config.num_attention_heads + config.num_key_value_heads);
     forward = 2 * num_tokens * (attention + 3 * hidden * inner * config.num_experts_per_tok) / kBFloat16Gain;
     moments = num_tokens * config.num_experts_per_tok * (hidden * hidden + inner * inner);
-    const auto products = 2 * static_cast<std::int64_t>(settings.overshoots.size());
+    const auto targets = options.grid == RoundedTo::kMxfp4 ? std::ssize(options.settings.overshoots) : 1;
+    const auto products = 2 * targets;
     expert_gate_up = products * 2 * inner * hidden * hidden + hidden * hidden * hidden;
     expert_down = products * hidden * inner * inner + inner * inner * inner;
   }
@@ -176,9 +202,9 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
   std::vector<std::vector<Weight>> weights;
   std::int64_t num_layers = 0;  // up to the last that is still to be done
   for (std::int64_t n = 0; n < config.num_hidden_layers; ++n) {
-    weights.push_back(weights_of(base, transformer.layers()[static_cast<std::size_t>(n)], n));
+    weights.push_back(weights_of(base, transformer.layers()[static_cast<std::size_t>(n)], n, options.grid));
     if (weights.back().empty()) continue;
-    if (finished(file_of(options, n), key, weights.back()) == nullptr) num_layers = n + 1;
+    if (finished(file_of(options, n), key, options.grid, weights.back()) == nullptr) num_layers = n + 1;
   }
 
   std::optional<CalibrationPass> pass;
@@ -187,7 +213,7 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
     base.release("model.embed_tokens.weight");  // not read again
   }
   const auto num_tokens = pass ? pass->num_tokens() : 0;
-  const Work work(config, num_tokens, options.settings);
+  const Work work(config, num_tokens, options);
   std::int64_t done = 0, total = num_layers * work.forward;
   const auto advance = [&](std::int64_t by) {
     done += by;
@@ -195,7 +221,7 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
   };
   for (std::int64_t n = 0; n < num_layers; ++n) {
     const auto& each = weights[static_cast<std::size_t>(n)];
-    if (each.empty() || finished(file_of(options, n), key, each) != nullptr) continue;
+    if (each.empty() || finished(file_of(options, n), key, options.grid, each) != nullptr) continue;
     total += work.moments;
     for (const Weight& weight : each) total += weight.base.num_experts() * work.of(weight);
   }
@@ -204,7 +230,7 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
     const auto& each = weights[static_cast<std::size_t>(n)];
     const std::filesystem::path path = file_of(options, n);
     std::shared_ptr<const SafetensorsFile> file;
-    if (!each.empty()) file = finished(path, key, each);
+    if (!each.empty()) file = finished(path, key, options.grid, each);
     if (file != nullptr) ++result.layers_taken;
     if (n < num_layers) {
       const bool is_due = !each.empty() && file == nullptr;
@@ -223,18 +249,21 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
         std::vector<std::pair<std::string, Rounded>> rounded;
         for (const Weight& weight : each) {
           std::optional<MomentSums>& moments = weight.name.ends_with("down_proj") ? down : gate_up;
-          rounded.emplace_back(weight.name,
-                               round_weight(weight, *moments, options.settings, [&] { advance(work.of(weight)); }));
+          rounded.emplace_back(weight.name, round_weight(weight, *moments, options, [&] { advance(work.of(weight)); }));
           moments.reset();
         }
-        write_layer(path, key, rounded);
+        write_layer(path, key, options.grid, rounded);
         file = SafetensorsFile::open(path);
       }
     }
     for (const Weight& weight : each) {
-      result.replacements.experts[weight.name] = {wrap(file, *file->find(weight.name + "_blocks")),
-                                                  weight.base.packed.scales};
-      result.replacements.tensors[weight.name + "_bias"] = wrap(file, *file->find(weight.name + "_bias"));
+      at::Tensor values = wrap(file, *file->find(values_name(weight.name, options.grid)));
+      if (options.grid == RoundedTo::kMxfp4) {
+        result.replacements.experts[weight.name] = {std::move(values), weight.base.packed.scales};
+        result.replacements.tensors[weight.name + "_bias"] = wrap(file, *file->find(weight.name + "_bias"));
+      } else {
+        result.replacements.upper[weight.name] = std::move(values);
+      }
       RoundingGain& gain = weight.name.ends_with("down_proj") ? result.down : result.gate_up;
       gain.realised += number(*file, weight.name + ".realised");
       gain.wanted += number(*file, weight.name + ".wanted");

@@ -61,9 +61,11 @@ class Plan {
                           if (!weight.is_packed() && !pair.defined()) {
                             write_tensor(weight.dense.transpose(1, 2), sink);
                           } else {
+                            const at::Tensor upper = chosen_neighbours(replacements_, source);
                             write_experts(weight, sink, [&](std::int64_t e) {
-                              return dtype == at::kBFloat16 ? merged_transposed(weight, pair, e, source)
-                                                            : merged_float(weight, pair, e, source).t().contiguous();
+                              if (dtype == at::kFloat) return merged_float(weight, pair, e, source).t().contiguous();
+                              return merged_transposed(weight, pair, e, source,
+                                                       upper.defined() ? upper[e] : at::Tensor());
                             });
                           }
                           base_.release(source);
@@ -227,6 +229,11 @@ const Mxfp4Tensor* replaced_experts(const Replacements* replacements, const std:
 
 const at::Tensor* replaced_tensor(const Replacements* replacements, const std::string& name) {
   return replacements == nullptr ? nullptr : find(replacements->tensors, name);
+}
+
+at::Tensor chosen_neighbours(const Replacements* replacements, const std::string& name) {
+  const at::Tensor* found = replacements == nullptr ? nullptr : find(replacements->upper, name);
+  return found == nullptr ? at::Tensor() : *found;
 }
 
 std::vector<std::int64_t> dense_layers(const Checkpoint& base, const Merger& merger, ExpertStorage experts) {

@@ -22,6 +22,7 @@ enum class ExportFormat { kHf, kOpenAi };
 /// and recovery found. Views of mapped files will do.
 struct Replacements {
   std::map<std::string, Mxfp4Tensor> experts;  // weights that are stored in MXFP4
+  std::map<std::string, at::Tensor> upper;     // of those stored in bfloat16: uint8 [E, O, I / 8], merged_experts.h
   std::map<std::string, at::Tensor> tensors;   // others, in shape and dtype as the base has them
 };
 
@@ -38,6 +39,8 @@ struct ExportOptions {
 /// What is written instead of an expert weight, or of another tensor; nullptr where nothing is, or `replacements` is.
 [[nodiscard]] const Mxfp4Tensor* replaced_experts(const Replacements* replacements, const std::string& name);
 [[nodiscard]] const at::Tensor* replaced_tensor(const Replacements* replacements, const std::string& name);
+/// Which values a weight takes whose experts are stored in bfloat16, [E, O, I / 8]; undefined where nothing says so.
+[[nodiscard]] at::Tensor chosen_neighbours(const Replacements* replacements, const std::string& name);
 
 /// The layers whose experts an export of that storage has in bfloat16, and the names of their expert weights.
 [[nodiscard]] std::vector<std::int64_t> dense_layers(const Checkpoint& base, const Merger& merger,

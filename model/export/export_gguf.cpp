@@ -110,13 +110,16 @@ class Plan {
     tensors_.push_back(
         {{name, is_f32 ? GgmlType::kF32 : GgmlType::kBF16, shape}, [this, source, part, dtype](const ByteSink& sink) {
            const ExpertWeight weight = base_.expert_weight(source);
+           const at::Tensor upper = chosen_neighbours(replacements_, source);
            for (std::int64_t e = 0; e < weight.num_experts(); ++e) {
              const ExpertWeight alone = expert(weight, part, e);
              const LowRank pair = pair_of(source, part, e);
              if (!alone.is_packed() && !pair.defined()) {
                write_tensor(alone.dense, sink);
              } else if (dtype == at::kBFloat16) {
-               write_tensor(merged_bfloat16(alone, pair, 0, source), sink);
+               const at::Tensor chosen =
+                   upper.defined() ? part.of(upper.narrow(0, e, 1)).contiguous()[0] : at::Tensor();
+               write_tensor(merged_bfloat16(alone, pair, 0, source, chosen), sink);
              } else {
                write_tensor(merged_float(alone, pair, 0, source), sink);
              }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -10,6 +11,8 @@
 #include "model/adapter/merge.h"
 #include "model/export/balanced_rounding.h"
 #include "model/export/mxfp4_recode.h"
+#include "model/export/neighbour_rounding.h"
+#include "model/kernels/transpose.h"
 
 namespace ossature {
 namespace {
@@ -23,7 +26,57 @@ void check(bool is_finite, const std::string& name) {
                         "finite numbers; the base or the adapter is damaged, or the adapter's weight too large");
 }
 
-/// Rows `first` to `first` + `count` of expert `e`, float32 [count, I].
+/// That of expert `e` alone.
+LowRank pair_of(const LowRank& pair, std::int64_t e) {
+  if (!pair.defined()) return {};
+  return {pair.a[e].detach(), pair.b[e].detach(), pair.scale};
+}
+
+/// Calls take(first row, rows [count, I] float32 of base + scale B A) from all threads.
+template <typename Take>
+void for_merged_rows(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const Take& take) {
+  const auto out = base.out_features();
+  const LowRank delta = pair_of(pair, e);
+  at::parallel_for(0, (out + kRows - 1) / kRows, 1, [&](std::int64_t begin, std::int64_t end) {
+    at::NoGradGuard no_grad;
+    for (auto chunk = begin; chunk < end; ++chunk) {
+      const auto first = chunk * kRows, count = std::min(kRows, out - first);
+      take(first, merged_rows(base, e, delta, first, count));
+    }
+  });
+}
+
+using Order = BalancedRounding::Order;
+
+/// The merge in bfloat16, to `result`, [O, I] or by columns [I, O].
+void round_merged(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name, Order order,
+                  const at::Tensor& upper, const at::Tensor& result) {
+  auto* values = static_cast<std::uint16_t*>(result.data_ptr());
+  const auto stride = result.size(1), columns = base.in_features();
+  const auto place = [&](std::int64_t row) { return values + (order == Order::kRows ? row * stride : row); };
+  std::atomic<bool> is_finite = true;
+  if (upper.defined()) {
+    const auto* chosen = upper.const_data_ptr<std::uint8_t>();
+    for_merged_rows(base, pair, e, [&](std::int64_t first, const at::Tensor& rows) {
+      const auto count = rows.size(0);
+      std::vector<std::uint16_t> taken(order == Order::kRows ? 0 : static_cast<std::size_t>(rows.numel()));
+      std::uint16_t* out = order == Order::kRows ? place(first) : taken.data();
+      if (!take_neighbours(rows.const_data_ptr<float>(), chosen + first * columns / 8, count, columns, out))
+        is_finite = false;
+      if (order == Order::kColumns) transpose(taken.data(), count, columns, columns, place(first), stride);
+    });
+  } else {
+    // Without a pair every value lies on the grid and stays, whatever the direction.
+    const BalancedRounding rounding(pair.defined() ? pair.a[e] : at::empty({0, columns}));
+    for_merged_rows(base, pair, e, [&](std::int64_t first, const at::Tensor& rows) {
+      if (!rounding.round(rows.const_data_ptr<float>(), rows.size(0), order, place(first), stride)) is_finite = false;
+    });
+  }
+  check(is_finite, name);
+}
+
+}  // namespace
+
 at::Tensor decoded_rows(const ExpertWeight& base, std::int64_t e, std::int64_t first, std::int64_t count) {
   if (!base.is_packed()) return base.dense[e].narrow(0, first, count).to(at::kFloat).contiguous();
   const auto width = base.in_features();
@@ -34,41 +87,16 @@ at::Tensor decoded_rows(const ExpertWeight& base, std::int64_t e, std::int64_t f
   return half.to(at::kFloat);
 }
 
-/// Calls take(first row, rows [count, I] float32 of base + scale B A) from all threads.
-template <typename Take>
-void for_merged_rows(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const Take& take) {
-  const auto out = base.out_features();
-  const at::Tensor a = pair.defined() ? pair.a[e].detach() : at::Tensor(),
-                   b = pair.defined() ? pair.b[e].detach() : at::Tensor();
-  at::parallel_for(0, (out + kRows - 1) / kRows, 1, [&](std::int64_t begin, std::int64_t end) {
-    at::NoGradGuard no_grad;
-    for (auto chunk = begin; chunk < end; ++chunk) {
-      const auto first = chunk * kRows, count = std::min(kRows, out - first);
-      at::Tensor rows = decoded_rows(base, e, first, count);
-      if (a.defined()) rows.addmm_(b.narrow(0, first, count), a, 1.0, pair.scale);
-      take(first, rows);
-    }
-  });
+at::Tensor merged_rows(const ExpertWeight& base, std::int64_t e, const LowRank& delta, std::int64_t first,
+                       std::int64_t count) {
+  at::Tensor rows = decoded_rows(base, e, first, count);
+  // So many at a time whoever asks: the library's product may add in another order for another number of rows.
+  for (std::int64_t row = 0; row < count && delta.defined(); row += kRows) {
+    const auto some = std::min(kRows, count - row);
+    rows.narrow(0, row, some).addmm_(delta.b.narrow(0, first + row, some), delta.a, 1.0, delta.scale);
+  }
+  return rows;
 }
-
-using Order = BalancedRounding::Order;
-
-/// The merge in bfloat16, to `result`, [O, I] or by columns [I, O].
-void round_merged(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name, Order order,
-                  const at::Tensor& result) {
-  auto* values = static_cast<std::uint16_t*>(result.data_ptr());
-  const auto stride = result.size(1);
-  // Without a pair every value lies on the grid and stays, whatever the direction.
-  const BalancedRounding rounding(pair.defined() ? pair.a[e] : at::empty({0, base.in_features()}));
-  std::atomic<bool> is_finite = true;
-  for_merged_rows(base, pair, e, [&](std::int64_t first, const at::Tensor& rows) {
-    std::uint16_t* out = values + (order == Order::kRows ? first * stride : first);
-    if (!rounding.round(rows.const_data_ptr<float>(), rows.size(0), order, out, stride)) is_finite = false;
-  });
-  check(is_finite, name);
-}
-
-}  // namespace
 
 at::Tensor merged_blocks(const Mxfp4Tensor& base, const LowRank& pair, std::int64_t e, const std::string& name) {
   const at::Tensor before = base.blocks[e].contiguous(), scales = base.scales[e].contiguous();
@@ -88,15 +116,17 @@ at::Tensor merged_blocks(const Mxfp4Tensor& base, const LowRank& pair, std::int6
   return result;
 }
 
-at::Tensor merged_transposed(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name) {
+at::Tensor merged_transposed(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name,
+                             const at::Tensor& upper) {
   at::Tensor result = at::empty({base.in_features(), base.out_features()}, at::kBFloat16);
-  round_merged(base, pair, e, name, Order::kColumns, result);
+  round_merged(base, pair, e, name, Order::kColumns, upper, result);
   return result;
 }
 
-at::Tensor merged_bfloat16(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name) {
+at::Tensor merged_bfloat16(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const std::string& name,
+                           const at::Tensor& upper) {
   at::Tensor result = at::empty({base.out_features(), base.in_features()}, at::kBFloat16);
-  round_merged(base, pair, e, name, Order::kRows, result);
+  round_merged(base, pair, e, name, Order::kRows, upper, result);
   return result;
 }
 

@@ -12,19 +12,26 @@
 
 namespace ossature {
 
+/// Rows `first` to `first` + `count` of expert `e`, float32 [count, I]: as stored, and with scale B A of a pair of this
+/// expert alone (a [r, I], b [O, r]). Single-threaded; a row's bits depend on nothing but the row.
+[[nodiscard]] at::Tensor decoded_rows(const ExpertWeight& base, std::int64_t e, std::int64_t first, std::int64_t count);
+[[nodiscard]] at::Tensor merged_rows(const ExpertWeight& base, std::int64_t e, const LowRank& delta, std::int64_t first,
+                                     std::int64_t count);
+
 /// Blocks [O, G, 16] of expert `e` of base + scale B A, rounded to nearest at the base's scales (mxfp4_recode). `pair`
 /// is of all experts. Throws CheckpointError, which tells `name`, if a merged value is not finite.
 [[nodiscard]] at::Tensor merged_blocks(const Mxfp4Tensor& base, const LowRank& pair, std::int64_t e,
                                        const std::string& name);
 
-/// Expert `e` of base + scale B A in bfloat16 (balanced_rounding.h), [I, O] as transformers' bfloat16 layout has it.
-/// `pair` is of all experts, or undefined. Throws CheckpointError, which tells `name`, if a merged value is not finite
-/// in bfloat16.
+/// Expert `e` of base + scale B A in bfloat16, [I, O] as transformers' bfloat16 layout has it. `pair` is of all
+/// experts, or undefined. Of the two values next to each exact one `upper` [O, I / 8] chooses (neighbour_rounding.h),
+/// or, if undefined, the adapter alone (balanced_rounding.h). Throws CheckpointError, which tells `name`, if a merged
+/// value is not finite in bfloat16.
 [[nodiscard]] at::Tensor merged_transposed(const ExpertWeight& base, const LowRank& pair, std::int64_t e,
-                                           const std::string& name);
+                                           const std::string& name, const at::Tensor& upper = {});
 /// The same values, [O, I] as a GGUF file has them. Each row is a function of the base's row, of A and of its row of B.
 [[nodiscard]] at::Tensor merged_bfloat16(const ExpertWeight& base, const LowRank& pair, std::int64_t e,
-                                         const std::string& name);
+                                         const std::string& name, const at::Tensor& upper = {});
 
 /// The same expert in float32, [O, I]. Throws as they do.
 [[nodiscard]] at::Tensor merged_float(const ExpertWeight& base, const LowRank& pair, std::int64_t e,

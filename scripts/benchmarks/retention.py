@@ -5,7 +5,8 @@ The domain that is learned is electronic mail (legitimate messages of the SpamAs
 Messages are told apart by a hash of their text: trained on (and calibrated with), and held out; a line that several messages have is dropped
 from all. The base's own domain is State of the Union addresses before 1934; it was made from those since. Figures are in float32, retention
 is (loss_base - loss_export) / (loss_base - loss_adapter) with its standard error, KL is that of the adapter's predictions against the
-export's. After the table stands which of the claimed bounds are broken; the exit code is 1 if one is.
+export's. Calibration sees what training saw; bf16-without-data is bfloat16 balanced along the adapter. After the table stands which of the
+claimed bounds are broken; the exit code is 1 if one is.
 
 Each export is a line of --results when it is judged, and what is there is not computed again: remove the folder after a change of the program.
 """
@@ -32,15 +33,17 @@ VARIANTS = {
     "nearest": ["--experts", "mxfp4", "--rounding", "nearest"],
     "calibrated": ["--experts", "mxfp4", "--rounding", "calibrated"],
     "recovered": ["--experts", "mxfp4", "--rounding", "calibrated", "--recover", "40"],
-    "mixed": ["--experts", "mixed"],
-    "bf16": ["--experts", "bf16"],
+    "mixed": ["--experts", "mixed", "--rounding", "calibrated"],
+    "bf16": ["--experts", "bf16", "--rounding", "calibrated"],
+    "bf16-without-data": ["--experts", "bf16"],
 }
 
 
 def least_retention(variant, percent):
     """The share of the gain that is claimed to be kept; none for nearest."""
     calibrated = 0.95 if percent == "0.3" else 0.98
-    return {"calibrated": calibrated, "recovered": calibrated, "mixed": 0.999, "bf16": 0.999}.get(variant)
+    without_data = 0.995 if percent == "0.3" else 0.999
+    return {"calibrated": calibrated, "recovered": calibrated, "mixed": 0.999, "bf16": 0.999, "bf16-without-data": without_data}.get(variant)
 
 
 LARGEST_KL = {"1": 0.1}  # of calibrated and recovered, in units of nearest's

@@ -79,6 +79,26 @@ TEST(ExportRounding, KeepsWhatNearestLosesAndTakesTheRunsOwnDataByDefault) {
   EXPECT_TRUE(run.files("other") == run.files("calibrated")) << "a byte depends on the number of threads";
 }
 
+TEST(ExportRounding, InBFloat16TakesDataWhereAskedTo) {
+  const AdaptedExperts run;
+  const std::string plain = output_of(run.arguments("plain", {"--experts", "mixed"}));
+  EXPECT_EQ(plain.find("calibration"), std::string::npos) << plain;
+  const std::string said = output_of(run.arguments("calibrated", {"--experts", "mixed", "--rounding", "calibrated"}));
+  EXPECT_NE(said.find("experts rounded for calibration data: gain along the adapter 1.00 in gate_up_proj, 1.00 in "),
+            std::string::npos)
+      << said;
+  EXPECT_LT(run.lost("calibrated"), 0.7 * run.lost("plain"));
+  EXPECT_FALSE(fs::exists(run.workspace.path("calibrated.rounding")));
+  const std::string card = read_bytes(run.workspace.path("calibrated") + "/README.md");
+  EXPECT_NE(card.find("rounded with calibration data"), std::string::npos) << card;
+  const auto before = run.tensors("plain"), after = run.tensors("calibrated");
+  for (const auto& [name, bytes] : before)
+    EXPECT_EQ(after.at(name) != bytes, name.ends_with("_up_proj") || name.ends_with("experts.down_proj")) << name;
+
+  (void)output_of(run.arguments("other", {"--experts", "mixed", "--calibration", run.data, "--threads", "1"}));
+  EXPECT_TRUE(run.files("other") == run.files("calibrated")) << "a byte depends on the number of threads";
+}
+
 TEST(ExportRounding, OpenAisLayoutHasTheSameCodes) {
   const AdaptedExperts run;
   (void)output_of(run.arguments("hf"));
@@ -176,8 +196,8 @@ TEST(ExportRefuses, Rounding) {
   };
   expect({"--rounding", "calibrated"}, 2, {"--rounding", "give --calibration FILE.h5"});
   expect({"--rounding", "nearest", "--calibration", run.data}, 2, {"--calibration", "--rounding nearest"});
-  expect({"--experts", "bf16", "--calibration", run.data}, 2, {"--calibration", "--experts mxfp4"});
-  expect({"--experts", "mixed", "--rounding", "calibrated"}, 2, {"--rounding", "--experts mxfp4"});
+  expect({"--experts", "bf16", "--rounding", "nearest"}, 2, {"--rounding", "--experts bf16", "leave it out"});
+  expect({"--experts", "mixed", "--rounding", "calibrated"}, 2, {"--rounding", "give --calibration FILE.h5"});
   expect({"--recover", "9", "--rounding", "nearest"}, 2, {"--recover", "--rounding nearest"});
   expect({"--recover", "9", "--experts", "bf16"}, 2, {"--recover", "--experts mxfp4"});
   expect({"--recover", "9"}, 2, {"--recover", "give --calibration FILE.h5"});

@@ -95,7 +95,7 @@ void check_recovery_data(const std::vector<std::filesystem::path>& data, std::in
 }
 
 RoundedLayers round_experts(const Checkpoint& base, const Merger& merger, const std::vector<WeightedAdapter>& adapters,
-                            const std::vector<std::filesystem::path>& data, std::int64_t max_tokens,
+                            RoundedTo grid, const std::vector<std::filesystem::path>& data, std::int64_t max_tokens,
                             const std::filesystem::path& work) {
   const TokenFiles files = opened(data, base);
   warn_of_other_tokenizer(*files.front(), base.dir());
@@ -107,6 +107,7 @@ RoundedLayers round_experts(const Checkpoint& base, const Merger& merger, const 
   merger.attach(transformer);
   transformer.read_as_used(base.config().num_hidden_layers);  // through the cache, where the rounding finds them again
   CalibratedRounding options;
+  options.grid = grid;
   options.work = work;
   options.key = digest(base, adapters, files, max_tokens);
   const InterruptGuard interrupt;

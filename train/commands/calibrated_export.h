@@ -26,10 +26,10 @@ namespace ossature {
 /// Removes what an export that was broken off has left in the rounding folder of `out`, which is complete now.
 void remove_rounding_folder(const std::filesystem::path& out);
 
-/// Rounds the experts of base + adapters for what `data` make of their inputs, with progress on stderr. An interrupted
-/// run throws InterruptedError; the same call goes on from there.
+/// Rounds the experts of base + adapters to `grid` for what `data` make of their inputs, with progress on stderr. An
+/// interrupted run throws InterruptedError; the same call goes on from there.
 [[nodiscard]] RoundedLayers round_experts(const Checkpoint& base, const Merger& merger,
-                                          const std::vector<WeightedAdapter>& adapters,
+                                          const std::vector<WeightedAdapter>& adapters, RoundedTo grid,
                                           const std::vector<std::filesystem::path>& data, std::int64_t max_tokens,
                                           const std::filesystem::path& work);
 

@@ -98,8 +98,11 @@ ModelCard card_of(const Options& options, const std::vector<WeightedAdapter>& ad
   card.format = options.format;
   card.experts = options.experts;
   if (options.experts == "mixed") card.bf16_expert_layers = dense_layers(base, merger, ExpertStorage::kMixed);
-  if (options.experts == "mxfp4" && (merger.changes_experts() || base.experts() != ExpertStorage::kMxfp4))
-    card.rounding = is_calibrated ? "calibrated" : "nearest";
+  if (is_calibrated) {
+    card.rounding = "calibrated";
+  } else if (options.experts == "mxfp4" && (merger.changes_experts() || base.experts() != ExpertStorage::kMxfp4)) {
+    card.rounding = "nearest";
+  }
   return card;
 }
 
@@ -114,8 +117,8 @@ void export_with_progress(const Checkpoint& base, const Merger& merger, const Ex
   });
 }
 
-/// The data that calibrate the rounding; none where experts are rounded to nearest or not at all. Throws
-/// CLI::ValidationError where what was asked for cannot be.
+/// The data that calibrate the rounding; none where experts are rounded without. Throws CLI::ValidationError where what
+/// was asked for cannot be.
 std::vector<std::filesystem::path> calibration_data(const Options& options,
                                                     const std::vector<WeightedAdapter>& adapters,
                                                     const Checkpoint& base, const Merger& merger) {
@@ -126,11 +129,16 @@ std::vector<std::filesystem::path> calibration_data(const Options& options,
   if (options.rounding == "nearest" && is_asked_for) {
     throw CLI::ValidationError(asked_by, "--rounding nearest takes no data; leave one of the two out");
   }
-  if (is_asked_for && options.experts != "mxfp4") {
-    throw CLI::ValidationError(
-        asked_by, "--experts " + options.experts + " rounds no adapted experts; it goes with --experts mxfp4");
+  const bool is_mxfp4 = options.experts == "mxfp4";
+  if (options.rounding == "nearest" && !is_mxfp4) {
+    throw CLI::ValidationError("--rounding", "nearest would lose small changes in bfloat16 too, and --experts " +
+                                                 options.experts + " never rounds so; leave it out");
   }
-  if (is_asked_for && base.experts() == ExpertStorage::kBf16) {
+  if (options.recover && !is_mxfp4) {
+    throw CLI::ValidationError(
+        "--recover", "--experts " + options.experts + " leaves nothing to recover; it goes with --experts mxfp4");
+  }
+  if (is_asked_for && is_mxfp4 && base.experts() == ExpertStorage::kBf16) {
     throw CLI::ValidationError(asked_by, "calibrated rounding moves codes of a base in MXFP4, and the experts of " +
                                              base.dir().string() + " are bfloat16; give --rounding nearest");
   }
@@ -138,8 +146,9 @@ std::vector<std::filesystem::path> calibration_data(const Options& options,
     throw CLI::ValidationError("--recover",
                                "the adapter changes no expert, so nothing is lost to rounding; leave it out");
   }
-  if (!merger.changes_experts() || options.experts != "mxfp4" || base.experts() == ExpertStorage::kBf16) return {};
-  if (options.rounding == "nearest") return {};
+  if (!merger.changes_experts() || options.rounding == "nearest") return {};
+  // In bfloat16 an adapter is kept without data too, in a fraction of the time.
+  if (is_mxfp4 ? base.experts() == ExpertStorage::kBf16 : !is_asked_for) return {};
   if (!options.calibration.empty()) return options.calibration;
   std::vector<std::filesystem::path> found = training_data(adapters);
   if (found.empty() && is_asked_for) {
@@ -219,7 +228,8 @@ void run(const Options& options) {
   const std::filesystem::path work = rounding_folder(options.out);
   if (!data.empty()) {
     { const StagingDirectory is_free(options.out); }  // better now than after an hour
-    rounded.emplace(round_experts(base, merger, adapters, data, options.calibration_tokens, work));
+    const auto grid = how.experts == ExpertStorage::kMxfp4 ? RoundedTo::kMxfp4 : RoundedTo::kBFloat16;
+    rounded.emplace(round_experts(base, merger, adapters, grid, data, options.calibration_tokens, work));
     if (options.recover) {
       RecoveryOptions recovery;
       recovery.steps = *options.recover;
@@ -274,7 +284,8 @@ void register_export(CLI::App& app) {
       ->add_option(
           "--rounding", options->rounding,
           "How merged experts become MXFP4: to the codes that keep what the adapter does on calibration data, or "
-          "to the nearest, which loses small changes (default: calibrated, if there are data)")
+          "to the nearest, which loses small changes (default: calibrated, if there are data). In bfloat16 they are "
+          "balanced along the adapter without data; calibrated keeps some more and takes as long as for MXFP4")
       ->check(CLI::IsMember({"nearest", "calibrated"}));
   command
       ->add_option("--calibration", options->calibration,

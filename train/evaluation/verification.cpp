@@ -169,7 +169,8 @@ std::string Verification::advice(ExpertStorage experts) const {
   }
   return std::string(figures) +
          (experts == ExpertStorage::kBf16
-              ? "; nothing was rounded to 4 bits, so this is not the export of this base and adapter"
+              ? "; nothing was rounded to 4 bits, so this is not the export of this base and adapter, unless little is "
+                "missing, which --rounding calibrated would keep"
               : "; export with --rounding calibrated --calibration FILE.h5, which keeps more in as few bytes, or with "
                 "--experts mixed or bf16, which keep all and take more");
 }

@@ -27,10 +27,12 @@ struct Case {
   LoadedModel model;
   Scratch scratch;
   std::vector<TokenRows> rows = {golden.row(0), golden.row(1)};
-  CalibratedRounding options{scratch.path() / "work", "key", {}};
+  CalibratedRounding options{RoundedTo::kMxfp4, scratch.path() / "work", "key", {}};
 
-  explicit Case(const std::string& adapter = "adapter-trained")
-      : model(load_model(small("hf"), small(adapter), at::kBFloat16)) {}
+  explicit Case(const std::string& adapter = "adapter-trained", RoundedTo grid = RoundedTo::kMxfp4)
+      : model(load_model(small("hf"), small(adapter), at::kBFloat16)) {
+    options.grid = grid;
+  }
   [[nodiscard]] RoundedLayers rounded(const std::function<void(std::int64_t, std::int64_t)>& progress = {}) const {
     return round_calibrated(model.checkpoint, model.transformer, rows, options, progress);
   }
@@ -95,17 +97,54 @@ TEST(CalibratedRounding, EveryLayoutGetsTheSameCodes) {
   }
 }
 
+/// In bfloat16 the data choose between two values, and no bias changes.
+TEST(CalibratedRounding, InBFloat16ChoosesAmongNeighboursInEveryLayout) {
+  const Case run("adapter-trained", RoundedTo::kBFloat16);
+  const RoundedLayers rounded = run.rounded();
+  const auto layers = run.model.checkpoint.config().num_hidden_layers;
+  EXPECT_EQ(rounded.replacements.upper.size(), static_cast<std::size_t>(2 * layers));
+  EXPECT_TRUE(rounded.replacements.experts.empty());
+  EXPECT_TRUE(rounded.replacements.tensors.empty());
+  EXPECT_NEAR(rounded.gate_up.realised / rounded.gate_up.wanted, 1.0, 0.01);
+  EXPECT_NEAR(rounded.down.realised / rounded.down.wanted, 1.0, 0.01);
+  const Merger merger(*run.model.adapter);
+  ExportOptions how;
+  how.experts = ExpertStorage::kMixed;
+  const fs::path plain = run.scratch.path() / "plain", hf = run.scratch.path() / "hf",
+                 gguf = run.scratch.path() / "model.gguf";
+  export_checkpoint(run.model.checkpoint, merger, how, plain);
+  how.replacements = &rounded.replacements;
+  export_checkpoint(run.model.checkpoint, merger, how, hf);
+  export_gguf(run.model.checkpoint, merger, how, gguf);
+  const Checkpoint without(plain), expected(hf), other(gguf);
+  for (const TensorShape& tensor : tensor_shapes(expected.config())) {
+    if (!tensor.is_expert_weight) {
+      EXPECT_TRUE(same_bytes(without.tensor(tensor.name), expected.tensor(tensor.name))) << tensor.name;
+      continue;
+    }
+    const at::Tensor values = expected.expert_weight(tensor.name).dense;
+    EXPECT_TRUE(at::equal(other.expert_weight(tensor.name).dense, values)) << tensor.name;
+    const at::Tensor balanced = without.expert_weight(tensor.name).dense;
+    EXPECT_FALSE(at::equal(balanced, values)) << tensor.name;
+    EXPECT_TRUE(at::allclose(balanced.to(at::kFloat), values.to(at::kFloat), 1.0 / 64, 1e-6)) << tensor.name;
+  }
+}
+
 TEST(CalibratedRounding, LeavesWeightsWithoutAPairAlone) {
-  const Case run("adapter-down");
-  for (const auto& [name, weight] : run.rounded().replacements.experts)
+  for (const auto& [name, weight] : Case("adapter-down").rounded().replacements.experts)
+    EXPECT_TRUE(name.ends_with("down_proj")) << name;
+  for (const auto& [name, upper] : Case("adapter-down", RoundedTo::kBFloat16).rounded().replacements.upper)
     EXPECT_TRUE(name.ends_with("down_proj")) << name;
 }
 
-TEST(CalibratedRounding, GoesOnAfterAnInterruptionToTheSameBytes) {
-  const Case whole, stopped;
+class CalibratedRoundingTo : public ::testing::TestWithParam<RoundedTo> {};
+INSTANTIATE_TEST_SUITE_P(Grids, CalibratedRoundingTo, ::testing::Values(RoundedTo::kMxfp4, RoundedTo::kBFloat16));
+
+TEST_P(CalibratedRoundingTo, GoesOnAfterAnInterruptionToTheSameBytes) {
+  const Case whole("adapter-trained", GetParam()), stopped("adapter-trained", GetParam());
   (void)whole.rounded();
   int calls = 0, total = 0;
-  (void)Case().rounded([&](std::int64_t, std::int64_t) { ++total; });
+  (void)Case("adapter-trained", GetParam()).rounded([&](std::int64_t, std::int64_t) { ++total; });
   for (const int limit : {1, total / 2}) {
     calls = 0;
     EXPECT_THROW((void)stopped.rounded([&](std::int64_t done, std::int64_t all) {
@@ -138,6 +177,8 @@ TEST(CalibratedRounding, TakesFinishedLayersAndNoOthers) {
   run.options.key = "other data";
   EXPECT_EQ(run.rounded().layers_taken, 0);
   run.options.settings.kappa = 4.0;
+  EXPECT_EQ(run.rounded().layers_taken, 0);
+  run.options.grid = RoundedTo::kBFloat16;
   EXPECT_EQ(run.rounded().layers_taken, 0);
 }
 

@@ -54,8 +54,8 @@ TEST(ExportedTransformer, HasTheTensorsThatAreWritten) {
 
   const Scratch scratch;
   const std::vector<TokenRows> rows{golden.row(0), golden.row(1)};
-  RoundedLayers rounded =
-      round_calibrated(model.checkpoint, model.transformer, rows, {scratch.path() / "work", "key", {}});
+  RoundedLayers rounded = round_calibrated(model.checkpoint, model.transformer, rows,
+                                           {RoundedTo::kMxfp4, scratch.path() / "work", "key", {}});
   for (const std::string name : {"model.layers.1.self_attn.q_proj.weight", "model.layers.0.mlp.router.bias"})
     rounded.replacements.tensors[name] = model.checkpoint.tensor(name) + 1.0;
   expect_written(model.checkpoint, merger, rounded.replacements);

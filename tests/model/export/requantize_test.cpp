@@ -193,7 +193,7 @@ TEST(Requantize, KeepsADeltaThatNearestCodesLose) {
     const double gain = (((problem.decoded(rounded) - w0) * dh).sum() / (d * dh).sum()).item<double>();
     EXPECT_GT(gain, before + 0.1) << kappa;
     EXPECT_LT(gain, kappa == 1.0 ? 0.2 : 1.02) << kappa;  // least squares alone loses it too
-    EXPECT_NEAR(rounded.realised / rounded.wanted, gain, 1e-3) << kappa;
+    EXPECT_NEAR(rounded.gain.realised / rounded.gain.wanted, gain, 1e-3) << kappa;
     before = gain;
   }
   EXPECT_GT(before, 0.85);
@@ -228,7 +228,7 @@ TEST(Requantize, NoBitDependsOnThreadsOrOnOtherRows) {
     const RoundedExpert other = problem.rounded();
     EXPECT_TRUE(at::equal(two.blocks, other.blocks)) << number;
     EXPECT_TRUE(at::equal(two.bias_correction, other.bias_correction)) << number;
-    EXPECT_EQ(two.realised, other.realised) << number;
+    EXPECT_EQ(two.gain.realised, other.gain.realised) << number;
   }
   at::set_num_threads(threads);
 }
@@ -248,7 +248,7 @@ TEST(Requantize, FewInputsGiveASingularMomentAndAResult) {
   problem.inputs.mean = x.mean(0);
   problem.inputs.covariance = at::mm(x.t(), x) / 3.0;
   const RoundedExpert rounded = problem.rounded();
-  EXPECT_NEAR(rounded.realised / rounded.wanted, 1.0, 0.1);
+  EXPECT_NEAR(rounded.gain.realised / rounded.gain.wanted, 1.0, 0.1);
 }
 
 TEST(Requantize, SmallestAndLargestScales) {
