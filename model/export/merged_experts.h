@@ -12,12 +12,6 @@
 
 namespace ossature {
 
-/// Rows `first` to `first` + `count` of expert `e`, float32 [count, I]: as stored, and with scale B A of a pair of this
-/// expert alone (a [r, I], b [O, r]). Single-threaded; a row's bits depend on nothing but the row.
-[[nodiscard]] at::Tensor decoded_rows(const ExpertWeight& base, std::int64_t e, std::int64_t first, std::int64_t count);
-[[nodiscard]] at::Tensor merged_rows(const ExpertWeight& base, std::int64_t e, const LowRank& delta, std::int64_t first,
-                                     std::int64_t count);
-
 /// Blocks [O, G, 16] of expert `e` of base + scale B A, rounded to nearest at the base's scales (mxfp4_recode). `pair`
 /// is of all experts. Throws CheckpointError, which tells `name`, if a merged value is not finite.
 [[nodiscard]] at::Tensor merged_blocks(const Mxfp4Tensor& base, const LowRank& pair, std::int64_t e,

@@ -6,7 +6,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
-#include "model/export/merged_experts.h"
+#include "model/export/expert_rows.h"
 
 namespace ossature {
 namespace {

@@ -8,6 +8,7 @@
 #include <cstring>
 #include <vector>
 
+#include "model/export/expert_rows.h"
 #include "model/export/merged_experts.h"
 
 namespace ossature {
