@@ -13,10 +13,15 @@ at::Tensor merge(const at::Tensor& base, const LowRank& pair) {
   return pair.defined() ? at::addmm(weight, pair.b.detach().cpu(), pair.a.detach().cpu(), 1.0, pair.scale) : weight;
 }
 
+LowRank expert_pair(const LowRank& pair, std::int64_t e) {
+  if (!pair.defined()) return {};
+  return {pair.a[e].detach(), pair.b[e].detach(), pair.scale};
+}
+
 at::Tensor merge_expert(const ExpertWeight& base, const LowRank& pair, std::int64_t e) {
   const at::Tensor weight =
       base.is_packed() ? mxfp4_decode_expert(base.packed, e, at::kFloat) : base.dense[e].to(at::kFloat);
-  return pair.defined() ? merge(weight, {pair.a[e], pair.b[e], pair.scale}) : weight;
+  return pair.defined() ? merge(weight, expert_pair(pair, e)) : weight;
 }
 
 std::string tensor_name(const LoraTarget& target) {

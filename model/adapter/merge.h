@@ -16,6 +16,9 @@ namespace ossature {
 /// The merged weight [O, I] of a projection that is not an expert's, float32. `base` as stored.
 [[nodiscard]] at::Tensor merge(const at::Tensor& base, const LowRank& pair);
 
+/// The pair of expert `e` alone, a [r, I] and b [O, r], of a pair of all experts; undefined if that is.
+[[nodiscard]] LowRank expert_pair(const LowRank& pair, std::int64_t e);
+
 /// The merged weight [O, I] of expert `e`, float32.
 [[nodiscard]] at::Tensor merge_expert(const ExpertWeight& base, const LowRank& pair, std::int64_t e);
 

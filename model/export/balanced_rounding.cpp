@@ -6,6 +6,7 @@
 
 #include <ATen/ATen.h>
 
+#include "model/export/bfloat16_neighbours.h"
 #include "model/kernels/transpose.h"
 #include "model/kernels/vector_math.h"
 
@@ -22,9 +23,6 @@ constexpr double kNearestWeight = 0.01;
 constexpr int kPasses = 2;
 /// A row of A of which less than this is left beside the others is a combination of them.
 constexpr double kDependent = 1e-6;
-
-/// The finite values are below.
-constexpr std::uint32_t kInfinity = 0x7f800000, kMagnitude = 0x7fffffff;
 
 struct Rows {
   std::int64_t columns, rank;
@@ -70,16 +68,14 @@ struct RoundRows {
 #pragma omp simd
       for (std::int64_t l = 0; l < kLanes; ++l) {
         const float wanted = wanted_values[l];
-        const auto bits = std::bit_cast<std::uint32_t>(wanted);
-        const std::uint32_t lower = bits & 0xffff0000u;  // of magnitude
-        const std::uint32_t upper = lower + ((bits & 0xffffu) != 0u ? 0x10000u : 0u);
+        const auto [lower, upper] = bfloat16_neighbours(wanted);
         const float below = std::bit_cast<float>(lower) - wanted, above = std::bit_cast<float>(upper) - wanted;
         const float others = along[l] - errors[l] * square;
         const float cost_below = below * (2.0f * others + below * weight);
         const float cost_above = above * (2.0f * others + above * weight);
         const bool takes_upper = cost_above < cost_below;  // never where that is infinite
         const float error = takes_upper ? above : below;
-        const std::uint32_t result = takes_upper ? upper : lower, magnitude = result & kMagnitude;
+        const std::uint32_t result = takes_upper ? upper : lower, magnitude = result & kMagnitudeBits;
         change[l] = error - errors[l];
         errors[l] = error;
         largest[l] = magnitude > largest[l] ? magnitude : largest[l];
@@ -163,7 +159,7 @@ bool BalancedRounding::round(const float* rows, std::int64_t count, Order order,
         std::copy_n(results.data() + j * kLanes, lanes, out + j * stride + first);
     }
   }
-  return largest < kInfinity;
+  return largest < kInfinityBits;
 }
 
 }  // namespace ossature

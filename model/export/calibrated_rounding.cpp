@@ -9,6 +9,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
 
+#include "model/adapter/merge.h"
 #include "model/checkpoint/checkpoint_writer.h"
 #include "model/export/calibration.h"
 #include "model/export/neighbour_rounding.h"
@@ -28,7 +29,16 @@ struct Weight {
   ExpertWeight base;
   at::Tensor bias;
   const LowRank* pair;
+  RoundedTo grid;
+
+  [[nodiscard]] std::vector<std::int64_t> rounded_shape() const {
+    if (grid == RoundedTo::kMxfp4) return base.packed.blocks.sizes().vec();
+    return {base.num_experts(), base.out_features(), base.in_features() / 8};
+  }
 };
+
+/// The names in a layer's file, beside the weight's: its result, and of codes the corrected bias.
+constexpr const char *kRounded = "_rounded", *kBias = "_bias";
 
 /// Those of layer `n` that carry a pair and are to be rounded: a float32 weight is stored as such.
 std::vector<Weight> weights_of(const Checkpoint& base, const Layer& layer, std::int64_t n, RoundedTo grid) {
@@ -39,7 +49,7 @@ std::vector<Weight> weights_of(const Checkpoint& base, const Layer& layer, std::
     const std::string name = prefix_of(n) + kind;
     ExpertWeight weight = base.expert_weight(name);
     const bool is_due = grid == RoundedTo::kMxfp4 ? weight.is_packed() : base.expert_dtype(name) != at::kFloat;
-    if (is_due) result.push_back({name, std::move(weight), base.tensor(name + "_bias"), pair});
+    if (is_due) result.push_back({name, std::move(weight), base.tensor(name + kBias), pair, grid});
   }
   return result;
 }
@@ -51,24 +61,14 @@ struct Rounded {
   RoundingGain gain;
 };
 
-/// The tensor's name in a layer's file.
-std::string values_name(const std::string& weight, RoundedTo grid) {
-  return weight + (grid == RoundedTo::kMxfp4 ? "_blocks" : "_upper");
-}
-
-std::vector<std::int64_t> values_shape(const ExpertWeight& weight, RoundedTo grid) {
-  if (grid == RoundedTo::kMxfp4) return weight.packed.blocks.sizes().vec();
-  return {weight.num_experts(), weight.out_features(), weight.in_features() / 8};
-}
-
-Rounded round_weight(const Weight& weight, MomentSums& moments, const CalibratedRounding& options,
+Rounded round_weight(const Weight& weight, MomentSums& moments, const RoundingSettings& settings,
                      const std::function<void()>& after_expert) {
   const auto num_experts = weight.base.num_experts();
-  const bool is_codes = options.grid == RoundedTo::kMxfp4;
-  Rounded result{at::empty(values_shape(weight.base, options.grid), at::kByte), {}, {}};
+  const bool is_codes = weight.grid == RoundedTo::kMxfp4;
+  Rounded result{at::empty(weight.rounded_shape(), at::kByte), {}, {}};
   if (is_codes) result.bias = weight.bias.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
   for (std::int64_t e = 0; e < num_experts; ++e) {
-    const LowRank delta{weight.pair->a[e].detach(), weight.pair->b[e].detach(), weight.pair->scale};
+    const LowRank delta = expert_pair(*weight.pair, e);
     if (!delta.a.isfinite().all().item<bool>() || !delta.b.isfinite().all().item<bool>()) {
       throw CheckpointError("export: " + weight.name +
                             ": the adapter has a value that is not finite; expected finite " +
@@ -76,13 +76,12 @@ Rounded round_weight(const Weight& weight, MomentSums& moments, const Calibrated
     }
     RoundingGain gain;
     if (is_codes) {
-      const RoundedExpert rounded = requantize(weight.base.packed, e, delta, moments.moments(e), options.settings);
+      const RoundedExpert rounded = requantize(weight.base.packed, e, delta, moments.moments(e), settings);
       result.values[e].copy_(rounded.blocks);
       result.bias[e] += rounded.bias_correction;
       gain = rounded.gain;
     } else {
-      const RoundedToNeighbours rounded =
-          round_to_neighbours(weight.base, e, delta, moments.moments(e), options.settings);
+      const RoundedToNeighbours rounded = round_to_neighbours(weight.base, e, delta, moments.moments(e), settings);
       result.values[e].copy_(rounded.upper);
       gain = rounded.gain;
     }
@@ -120,21 +119,21 @@ std::filesystem::path file_of(const CalibratedRounding& options, std::int64_t la
   return options.work / ("layer-" + std::to_string(layer) + ".safetensors");
 }
 
-void write_layer(const std::filesystem::path& path, const std::string& key, RoundedTo grid,
+void write_layer(const std::filesystem::path& path, const std::string& key,
                  const std::vector<std::pair<std::string, Rounded>>& weights) {
   std::vector<TensorInfo> infos;
   std::map<std::string, std::string> metadata = {{"key", key}};
   // Larger elements first, so that all lie aligned.
   for (const auto& [name, rounded] : weights) {
     if (rounded.bias.defined()) {
-      infos.push_back({name + "_bias", rounded.bias.scalar_type() == at::kFloat ? DType::kF32 : DType::kBF16,
+      infos.push_back({name + kBias, rounded.bias.scalar_type() == at::kFloat ? DType::kF32 : DType::kBF16,
                        rounded.bias.sizes().vec()});
     }
     metadata[name + ".realised"] = exactly(rounded.gain.realised);
     metadata[name + ".wanted"] = exactly(rounded.gain.wanted);
   }
   for (const auto& [name, rounded] : weights) {
-    infos.push_back({values_name(name, grid), DType::kU8, rounded.values.sizes().vec()});
+    infos.push_back({name + kRounded, DType::kU8, rounded.values.sizes().vec()});
   }
   SafetensorsWriter writer(path, infos, metadata);
   const ByteSink sink = [&](std::span<const std::byte> bytes) { writer.write(bytes); };
@@ -146,7 +145,7 @@ void write_layer(const std::filesystem::path& path, const std::string& key, Roun
 
 /// The file of a layer, if it is one of this key that holds what `weights` need.
 std::shared_ptr<const SafetensorsFile> finished(const std::filesystem::path& path, const std::string& key,
-                                                RoundedTo grid, const std::vector<Weight>& weights) {
+                                                const std::vector<Weight>& weights) {
   if (!std::filesystem::exists(path)) return nullptr;
   std::shared_ptr<const SafetensorsFile> file;
   try {
@@ -157,9 +156,10 @@ std::shared_ptr<const SafetensorsFile> finished(const std::filesystem::path& pat
   const auto found = file->metadata().find("key");
   if (found == file->metadata().end() || found->second != key) return nullptr;
   for (const Weight& weight : weights) {
-    const TensorInfo *values = file->find(values_name(weight.name, grid)), *bias = file->find(weight.name + "_bias");
-    if (values == nullptr || values->shape != values_shape(weight.base, grid)) return nullptr;
-    if (grid == RoundedTo::kMxfp4 && (bias == nullptr || bias->shape != weight.bias.sizes().vec())) return nullptr;
+    const TensorInfo *rounded = file->find(weight.name + kRounded), *bias = file->find(weight.name + kBias);
+    if (rounded == nullptr || rounded->shape != weight.rounded_shape()) return nullptr;
+    if (weight.grid == RoundedTo::kMxfp4 && (bias == nullptr || bias->shape != weight.bias.sizes().vec()))
+      return nullptr;
   }
   return file;
 }
@@ -204,7 +204,7 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
   for (std::int64_t n = 0; n < config.num_hidden_layers; ++n) {
     weights.push_back(weights_of(base, transformer.layers()[static_cast<std::size_t>(n)], n, options.grid));
     if (weights.back().empty()) continue;
-    if (finished(file_of(options, n), key, options.grid, weights.back()) == nullptr) num_layers = n + 1;
+    if (finished(file_of(options, n), key, weights.back()) == nullptr) num_layers = n + 1;
   }
 
   std::optional<CalibrationPass> pass;
@@ -221,7 +221,7 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
   };
   for (std::int64_t n = 0; n < num_layers; ++n) {
     const auto& each = weights[static_cast<std::size_t>(n)];
-    if (each.empty() || finished(file_of(options, n), key, options.grid, each) != nullptr) continue;
+    if (each.empty() || finished(file_of(options, n), key, each) != nullptr) continue;
     total += work.moments;
     for (const Weight& weight : each) total += weight.base.num_experts() * work.of(weight);
   }
@@ -230,7 +230,7 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
     const auto& each = weights[static_cast<std::size_t>(n)];
     const std::filesystem::path path = file_of(options, n);
     std::shared_ptr<const SafetensorsFile> file;
-    if (!each.empty()) file = finished(path, key, options.grid, each);
+    if (!each.empty()) file = finished(path, key, each);
     if (file != nullptr) ++result.layers_taken;
     if (n < num_layers) {
       const bool is_due = !each.empty() && file == nullptr;
@@ -249,18 +249,19 @@ RoundedLayers round_calibrated(const Checkpoint& base, const Transformer& transf
         std::vector<std::pair<std::string, Rounded>> rounded;
         for (const Weight& weight : each) {
           std::optional<MomentSums>& moments = weight.name.ends_with("down_proj") ? down : gate_up;
-          rounded.emplace_back(weight.name, round_weight(weight, *moments, options, [&] { advance(work.of(weight)); }));
+          rounded.emplace_back(weight.name,
+                               round_weight(weight, *moments, options.settings, [&] { advance(work.of(weight)); }));
           moments.reset();
         }
-        write_layer(path, key, options.grid, rounded);
+        write_layer(path, key, rounded);
         file = SafetensorsFile::open(path);
       }
     }
     for (const Weight& weight : each) {
-      at::Tensor values = wrap(file, *file->find(values_name(weight.name, options.grid)));
-      if (options.grid == RoundedTo::kMxfp4) {
+      at::Tensor values = wrap(file, *file->find(weight.name + kRounded));
+      if (weight.grid == RoundedTo::kMxfp4) {
         result.replacements.experts[weight.name] = {std::move(values), weight.base.packed.scales};
-        result.replacements.tensors[weight.name + "_bias"] = wrap(file, *file->find(weight.name + "_bias"));
+        result.replacements.tensors[weight.name + kBias] = wrap(file, *file->find(weight.name + kBias));
       } else {
         result.replacements.upper[weight.name] = std::move(values);
       }

@@ -64,8 +64,7 @@ class Plan {
                             const at::Tensor upper = chosen_neighbours(replacements_, source);
                             write_experts(weight, sink, [&](std::int64_t e) {
                               if (dtype == at::kFloat) return merged_float(weight, pair, e, source).t().contiguous();
-                              return merged_transposed(weight, pair, e, source,
-                                                       upper.defined() ? upper[e] : at::Tensor());
+                              return merged_transposed(weight, pair, e, source, upper);
                             });
                           }
                           base_.release(source);

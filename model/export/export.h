@@ -22,7 +22,7 @@ enum class ExportFormat { kHf, kOpenAi };
 /// and recovery found. Views of mapped files will do.
 struct Replacements {
   std::map<std::string, Mxfp4Tensor> experts;  // weights that are stored in MXFP4
-  std::map<std::string, at::Tensor> upper;     // of those stored in bfloat16: uint8 [E, O, I / 8], merged_experts.h
+  std::map<std::string, at::Tensor> upper;     // of those stored in bfloat16: uint8 [E, O, I / 8], neighbour_rounding.h
   std::map<std::string, at::Tensor> tensors;   // others, in shape and dtype as the base has them
 };
 

@@ -117,8 +117,7 @@ class Plan {
              if (!alone.is_packed() && !pair.defined()) {
                write_tensor(alone.dense, sink);
              } else if (dtype == at::kBFloat16) {
-               const at::Tensor chosen =
-                   upper.defined() ? part.of(upper.narrow(0, e, 1)).contiguous()[0] : at::Tensor();
+               const at::Tensor chosen = upper.defined() ? part.of(upper.narrow(0, e, 1)).contiguous() : upper;
                write_tensor(merged_bfloat16(alone, pair, 0, source, chosen), sink);
              } else {
                write_tensor(merged_float(alone, pair, 0, source), sink);

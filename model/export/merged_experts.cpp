@@ -27,17 +27,11 @@ void check(bool is_finite, const std::string& name) {
                         "finite numbers; the base or the adapter is damaged, or the adapter's weight too large");
 }
 
-/// That of expert `e` alone.
-LowRank pair_of(const LowRank& pair, std::int64_t e) {
-  if (!pair.defined()) return {};
-  return {pair.a[e].detach(), pair.b[e].detach(), pair.scale};
-}
-
 /// Calls take(first row, rows [count, I] float32 of base + scale B A) from all threads.
 template <typename Take>
 void for_merged_rows(const ExpertWeight& base, const LowRank& pair, std::int64_t e, const Take& take) {
   const auto out = base.out_features();
-  const LowRank delta = pair_of(pair, e);
+  const LowRank delta = expert_pair(pair, e);
   at::parallel_for(0, (out + kRows - 1) / kRows, 1, [&](std::int64_t begin, std::int64_t end) {
     at::NoGradGuard no_grad;
     for (auto chunk = begin; chunk < end; ++chunk) {
@@ -57,7 +51,7 @@ void round_merged(const ExpertWeight& base, const LowRank& pair, std::int64_t e,
   const auto place = [&](std::int64_t row) { return values + (order == Order::kRows ? row * stride : row); };
   std::atomic<bool> is_finite = true;
   if (upper.defined()) {
-    const auto* chosen = upper.const_data_ptr<std::uint8_t>();
+    const auto* chosen = upper.const_data_ptr<std::uint8_t>() + e * base.out_features() * columns / 8;
     for_merged_rows(base, pair, e, [&](std::int64_t first, const at::Tensor& rows) {
       const auto count = rows.size(0);
       std::vector<std::uint16_t> taken(order == Order::kRows ? 0 : static_cast<std::size_t>(rows.numel()));

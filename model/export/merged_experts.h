@@ -18,9 +18,9 @@ namespace ossature {
                                        const std::string& name);
 
 /// Expert `e` of base + scale B A in bfloat16, [I, O] as transformers' bfloat16 layout has it. `pair` is of all
-/// experts, or undefined. Of the two values next to each exact one `upper` [O, I / 8] chooses (neighbour_rounding.h),
-/// or, if undefined, the adapter alone (balanced_rounding.h). Throws CheckpointError, which tells `name`, if a merged
-/// value is not finite in bfloat16.
+/// experts, or undefined. Of the two values next to each exact one `upper` [E, O, I / 8] chooses
+/// (neighbour_rounding.h), or, if undefined, the adapter alone (balanced_rounding.h). Throws CheckpointError, which
+/// tells `name`, if a merged value is not finite in bfloat16.
 [[nodiscard]] at::Tensor merged_transposed(const ExpertWeight& base, const LowRank& pair, std::int64_t e,
                                            const std::string& name, const at::Tensor& upper = {});
 /// The same values, [O, I] as a GGUF file has them. Each row is a function of the base's row, of A and of its row of B.

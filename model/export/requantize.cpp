@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
+#include <vector>
 
 #include <ATen/ATen.h>
 #include <ATen/core/grad_mode.h>
@@ -43,25 +45,20 @@ RoundedExpert requantize(const Mxfp4Tensor& base, std::int64_t e, const LowRank&
       base.blocks[e].clone(at::MemoryFormat::Contiguous), at::empty({base.out_features()}, at::kFloat), {}};
   auto* blocks = result.blocks.data_ptr<std::uint8_t>();
   auto* corrections = result.bias_correction.data_ptr<float>();
-  const auto scales_of = [&](std::int64_t first, std::int64_t count) {
+  const auto read = [&](std::int64_t first, std::int64_t count) {
     const auto* exponent = exponents.const_data_ptr<std::uint8_t>() + first * groups;
     std::vector<float> scales(static_cast<std::size_t>(count * groups));
     std::transform(exponent, exponent + count * groups, scales.begin(),
                    [](std::uint8_t each) { return std::ldexp(1.0f, each - 127); });
-    return scales;
+    return WantedRows{merged_rows(weight, e, delta, first, count), decoded_rows(weight, e, first, count),
+                      std::move(scales)};
   };
-  result.gain = WeightRounder(inputs.covariance, inputs.mean, delta, settings)
-                    .round(
-                        [&](std::int64_t first, std::int64_t count) {
-                          return WantedRows{merged_rows(weight, e, delta, first, count),
-                                            decoded_rows(weight, e, first, count), scales_of(first, count)};
-                        },
-                        [&](std::int64_t first, const at::Tensor& rounded, const float* correction) {
-                          const auto count = rounded.size(0);
-                          encode(rounded, decoded_rows(weight, e, first, count), scales_of(first, count).data(),
-                                 blocks + first * in / 2);
-                          std::copy_n(correction, count, corrections + first);
-                        });
+  const auto write = [&](std::int64_t first, const WantedRows& rows, const at::Tensor& rounded,
+                         const float* correction) {
+    encode(rounded, rows.unrounded, rows.scales.data(), blocks + first * in / 2);
+    std::copy_n(correction, rounded.size(0), corrections + first);
+  };
+  result.gain = WeightRounder(inputs.covariance, inputs.mean, delta, settings).round(read, write);
   return result;
 }
 

@@ -2,6 +2,7 @@
 
 #include <bit>
 
+#include "model/export/bfloat16_neighbours.h"
 #include "model/kernels/vector_math.h"
 
 namespace ossature {
@@ -26,10 +27,8 @@ OSSATURE_INLINE float snap(float x) {
 
 /// Of the two values of bfloat16 next to `wanted` the nearer to x; `wanted` itself where it is one.
 OSSATURE_INLINE float nearer_neighbour(float wanted, float x) {
-  const auto bits = std::bit_cast<std::uint32_t>(wanted);
-  const std::uint32_t lower = bits & 0xffff0000u;  // of magnitude
-  const float below = std::bit_cast<float>(lower);
-  const float above = std::bit_cast<float>(lower + ((bits & 0xffffu) != 0u ? 0x10000u : 0u));
+  const auto [lower, upper] = bfloat16_neighbours(wanted);
+  const float below = std::bit_cast<float>(lower), above = std::bit_cast<float>(upper);
   const float to_below = x - below, to_above = x - above;
   return to_above * to_above < to_below * to_below ? above : below;
 }

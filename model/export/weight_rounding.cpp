@@ -69,7 +69,7 @@ WeightRounder::WeightRounder(const at::Tensor& moment, const at::Tensor& mean, c
 
 RoundingGain WeightRounder::round(
     const std::function<WantedRows(std::int64_t, std::int64_t)>& read,
-    const std::function<void(std::int64_t, const at::Tensor&, const float*)>& write) const {
+    const std::function<void(std::int64_t, const WantedRows&, const at::Tensor&, const float*)>& write) const {
   const auto in = order_.size(0), out = b_.size(0), rank = a_.size(0);
   const RoundingColumns shared{in,
                                order_.const_data_ptr<std::int64_t>(),
@@ -90,11 +90,12 @@ RoundingGain WeightRounder::round(
     std::vector<float> corrections(kRoundedRows);
     for (auto block = begin; block < end; ++block) {
       const auto row = block * kRoundedRows, count = std::min(kRoundedRows, out - row);
-      WantedRows rows = read(row, count);
+      const WantedRows rows = read(row, count);
+      const at::Tensor rounded = rows.unrounded.clone();
       rounder.round({count, rows.wanted.const_data_ptr<float>(), rows.scales.empty() ? nullptr : rows.scales.data(),
-                     coefficients + row * rank, rows.unrounded.data_ptr<float>(), corrections.data(),
-                     realised.data() + row, wanted.data() + row});
-      write(row, rows.unrounded, corrections.data());
+                     coefficients + row * rank, rounded.data_ptr<float>(), corrections.data(), realised.data() + row,
+                     wanted.data() + row});
+      write(row, rows, rounded, corrections.data());
     }
   });
   RoundingGain gain;

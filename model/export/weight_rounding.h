@@ -25,7 +25,7 @@ struct RoundingGain {
 /// A block of at most R rows, to be rounded.
 struct WantedRows {
   at::Tensor wanted;          // float32 [count, I], w0 + d
-  at::Tensor unrounded;       // float32 [count, I], what rows without a delta are to be; becomes the result
+  at::Tensor unrounded;       // float32 [count, I], what rows without a delta are to be
   std::vector<float> scales;  // [count, I / 32], steps of MXFP4's blocks; empty for bfloat16
 };
 
@@ -34,11 +34,11 @@ class WeightRounder {
   /// For inputs of second moment `moment` [I, I] and mean [I], float32, and a delta scale b a of a [r, I], b [O, r].
   WeightRounder(const at::Tensor& moment, const at::Tensor& mean, const LowRank& delta, RoundingSettings settings);
 
-  /// Rounds all rows, a block at a time on all threads: read(first row, count) gives a block, write(first row, rounded
-  /// [count, I], corrections of the bias [count]) takes it. No bit depends on the number of threads.
+  /// Rounds all rows, a block at a time on all threads: read(first row, count) gives a block, write(first row, that
+  /// block, rounded [count, I], corrections of the bias [count]) takes it. No bit depends on the number of threads.
   [[nodiscard]] RoundingGain round(
       const std::function<WantedRows(std::int64_t, std::int64_t)>& read,
-      const std::function<void(std::int64_t, const at::Tensor&, const float*)>& write) const;
+      const std::function<void(std::int64_t, const WantedRows&, const at::Tensor&, const float*)>& write) const;
 
  private:
   RoundingSettings settings_;

@@ -10,6 +10,7 @@
 
 #include "model/export/expert_rows.h"
 #include "model/export/merged_experts.h"
+#include "tests/support/correlated_inputs.h"
 
 namespace ossature {
 namespace {
@@ -28,10 +29,7 @@ struct Problem {
     pair = {at::randn({1, 4, in}), at::randn({1, out, 4}), 2.0};
     pair.scale *= ratio * decoded_rows(base, 0, 0, out).norm().item<double>() /
                   (at::mm(pair.b[0], pair.a[0]) * pair.scale).norm().item<double>();
-    const at::Tensor x = at::mm(at::randn({4 * in, in}), at::randn({in, in}) / std::sqrt(in)) +
-                         at::randn({4 * in, in}) * at::rand({in}) * 2.0 + at::randn({in});
-    inputs.mean = x.mean(0);
-    inputs.covariance = at::mm((x - inputs.mean).t(), x - inputs.mean) / x.size(0);
+    inputs = testing::correlated_inputs(in);
   }
   [[nodiscard]] LowRank delta() const { return {pair.a[0], pair.b[0], pair.scale}; }
   [[nodiscard]] at::Tensor wanted() const {
@@ -49,7 +47,7 @@ struct Problem {
     return round_to_neighbours(base, 0, delta(), inputs, settings);
   }
   [[nodiscard]] at::Tensor values(const RoundedToNeighbours& rounded) const {
-    return merged_bfloat16(base, pair, 0, "x", rounded.upper).to(at::kDouble);
+    return merged_bfloat16(base, pair, 0, "x", rounded.upper.unsqueeze(0)).to(at::kDouble);
   }
 };
 
@@ -150,8 +148,8 @@ TEST(NeighbourRounding, NoBitDependsOnThreadsOrOnTheLayout) {
     EXPECT_EQ(two.gain.realised, other.gain.realised) << number;
   }
   at::set_num_threads(threads);
-  EXPECT_TRUE(at::equal(merged_transposed(problem.base, problem.pair, 0, "x", two.upper).t(),
-                        merged_bfloat16(problem.base, problem.pair, 0, "x", two.upper)));
+  EXPECT_TRUE(at::equal(merged_transposed(problem.base, problem.pair, 0, "x", two.upper.unsqueeze(0)).t(),
+                        merged_bfloat16(problem.base, problem.pair, 0, "x", two.upper.unsqueeze(0))));
 }
 
 TEST(NeighbourRounding, InputsThatNeverVaryLeaveAPlainRoundingOfTheDelta) {

@@ -8,6 +8,8 @@
 #include <cmath>
 #include <vector>
 
+#include "tests/support/correlated_inputs.h"
+
 namespace ossature {
 namespace {
 
@@ -26,10 +28,7 @@ struct Problem {
     delta = {at::randn({4, in}), at::randn({out, 4}), 2.0};
     const double norm = (at::mm(delta.b, delta.a) * delta.scale).norm().item<double>();
     delta.scale *= ratio * weight().norm().item<double>() / norm;
-    const at::Tensor x = at::mm(at::randn({4 * in, in}), at::randn({in, in}) / std::sqrt(in)) +
-                         at::randn({4 * in, in}) * at::rand({in}) * 2.0 + at::randn({in});
-    inputs.mean = x.mean(0);
-    inputs.covariance = at::mm((x - inputs.mean).t(), x - inputs.mean) / x.size(0);
+    inputs = testing::correlated_inputs(in);
   }
   [[nodiscard]] at::Tensor weight() const { return mxfp4_decode_expert(base, 0, at::kFloat).to(at::kDouble); }
   [[nodiscard]] at::Tensor wanted_delta() const {
